@@ -1,0 +1,3 @@
+//! The ds4 command line.
+
+fn main() {}
