@@ -83,6 +83,9 @@ pub enum Piece {
     Control(Special),
     /// Content: encoded as plain text, whatever it looks like.
     Text(String),
+    /// Token ids that the model itself sampled earlier, replayed as they are. Only ids that this engine stored may
+    /// come here, never ids that a client sent: they are not checked for control tokens.
+    Tokens(Vec<u32>),
 }
 
 /// A rendered prompt. Adjacent text pieces are merged, so every text piece stands between control tokens.
@@ -116,6 +119,15 @@ impl Prompt {
         self
     }
 
+    /// Appends token ids that the model sampled earlier, to be replayed without encoding anything again.
+    pub fn tokens(&mut self, ids: impl Into<Vec<u32>>) -> &mut Self {
+        let ids = ids.into();
+        if !ids.is_empty() {
+            self.pieces.push(Piece::Tokens(ids));
+        }
+        self
+    }
+
     /// The pieces in order.
     pub fn pieces(&self) -> &[Piece] {
         &self.pieces
@@ -126,6 +138,7 @@ impl Prompt {
         let spelled = |piece: &Piece| match piece {
             Piece::Control(special) => special.spelling().to_owned(),
             Piece::Text(text) => text.clone(),
+            Piece::Tokens(ids) => format!("[{} replayed tokens]", ids.len()),
         };
         self.pieces.iter().map(spelled).collect()
     }
