@@ -1,0 +1,1 @@
+//! Every operation of a backend against the reference.

@@ -1,0 +1,38 @@
+//! Scalar helpers: float32 in and out, float64 between.
+
+/// `<a, b>`.
+pub fn dot(a: &[f32], b: &[f32]) -> f32 {
+    a.iter().zip(b).map(|(a, b)| f64::from(*a) * f64::from(*b)).sum::<f64>() as f32
+}
+
+/// `x / sqrt(mean(x^2) + eps)`, in place.
+pub fn rms(x: &mut [f32], eps: f32) {
+    let mean = x.iter().map(|v| f64::from(*v) * f64::from(*v)).sum::<f64>() / x.len() as f64;
+    let scale = 1.0 / (mean + f64::from(eps)).sqrt();
+    x.iter_mut().for_each(|v| *v = (f64::from(*v) * scale) as f32);
+}
+
+/// [`rms`] times a weight per channel.
+pub fn rms_weighted(x: &mut [f32], weight: &[f32], eps: f32) {
+    rms(x, eps);
+    x.iter_mut().zip(weight).for_each(|(v, w)| *v *= w);
+}
+
+/// `1 / (1 + e^-x)`.
+pub fn sigmoid(x: f32) -> f32 {
+    (1.0 / (1.0 + (-f64::from(x)).exp())) as f32
+}
+
+/// `ln(1 + e^x)`.
+pub fn softplus(x: f32) -> f32 {
+    let x = f64::from(x);
+    (x.max(0.0) + (-x.abs()).exp().ln_1p()) as f32
+}
+
+/// The `k` largest values' indices, the lower index first among equals, in descending order of value.
+pub fn top_k(values: &[f32], k: usize) -> Vec<u32> {
+    let mut order: Vec<u32> = (0..values.len() as u32).collect();
+    order.sort_by(|&a, &b| values[b as usize].total_cmp(&values[a as usize]).then(a.cmp(&b)));
+    order.truncate(k);
+    order
+}
