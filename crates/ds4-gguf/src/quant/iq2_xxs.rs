@@ -1,0 +1,97 @@
+//! IQ2_XXS: 256 elements as grid rows, signs and a 4-bit scale per 32.
+//!
+//! | bytes | content |
+//! |---|---|
+//! | 0..2 | f16 `d` |
+//! | 2..66 | eight groups of 8 bytes, one per 32 elements |
+//!
+//! A group is four grid indices (one byte per octet of elements) and a little-endian u32 with four
+//! sign codes of 7 bits and, on top, the scale `s` of 4 bits. `y = d (2 s + 1) / 8 * (+-magnitude)`.
+//! Canonical arithmetic: `I = sum +-magnitude x`, `sw = d (2 s + 1) * 0.125`, which is exact.
+
+use super::activation::{ActivationRow, GROUP};
+use super::iq2_xxs_grid::GRID;
+use super::{BlockFormat, f16_at, int_dot};
+use crate::TensorType;
+
+/// The format; see the module's text.
+pub struct Iq2Xxs;
+
+/// Where the groups begin.
+pub const GROUPS: usize = 2;
+/// Bytes per group.
+pub const GROUP_BYTES: usize = 8;
+
+/// The eight sign bits (bit k for element k, 1 = negative) of a 7-bit code: the eighth makes the
+/// number of minus signs even.
+pub const fn signs(code: u8) -> u8 {
+    code | (code.count_ones() as u8 & 1) << 7
+}
+
+/// One group of 32 elements.
+#[derive(Clone, Copy, Debug)]
+pub struct Group {
+    indices: [u8; 4],
+    packed: u32,
+}
+
+impl Group {
+    /// Group `g` (0 to 7) of a block.
+    pub fn of(block: &[u8], g: usize) -> Group {
+        let raw = &block[GROUPS + GROUP_BYTES * g..][..GROUP_BYTES];
+        Group {
+            indices: [raw[0], raw[1], raw[2], raw[3]],
+            packed: u32::from_le_bytes([raw[4], raw[5], raw[6], raw[7]]),
+        }
+    }
+
+    /// `2 s + 1`: 1, 3, ... 31.
+    pub fn odd_scale(self) -> u8 {
+        2 * (self.packed >> 28) as u8 + 1
+    }
+
+    /// Element `i` (0 to 31): magnitude (8, 25 or 43) with its sign.
+    pub fn signed(self, i: usize) -> i8 {
+        let (octet, k) = (i / 8, i % 8);
+        let magnitude = GRID[usize::from(self.indices[octet])][k] as i8;
+        let code = (self.packed >> (7 * octet)) as u8 & 127;
+        match signs(code) >> k & 1 {
+            0 => magnitude,
+            _ => -magnitude,
+        }
+    }
+}
+
+impl BlockFormat for Iq2Xxs {
+    const TYPE: TensorType = TensorType::IQ2_XXS;
+
+    fn dequantize(block: &[u8], out: &mut [f32]) {
+        let d = f16_at(block, 0);
+        for (g, y) in out.chunks_exact_mut(GROUP).enumerate() {
+            let group = Group::of(block, g);
+            let scale = d * f32::from(group.odd_scale()) * 0.125;
+            for (i, y) in y.iter_mut().enumerate() {
+                *y = scale * f32::from(group.signed(i));
+            }
+        }
+    }
+
+    fn dot(block: &[u8], x: ActivationRow<'_>, mut acc: f32) -> f32 {
+        let d = f16_at(block, 0);
+        for (g, dx) in x.d.iter().enumerate() {
+            let group = Group::of(block, g);
+            let weights = (0..GROUP).map(|i| i32::from(group.signed(i)));
+            let sum = int_dot(weights, &x.q[GROUP * g..][..GROUP]);
+            let scale = d * f32::from(group.odd_scale()) * 0.125;
+            acc = (sum as f32).mul_add(scale * dx, acc);
+        }
+        acc
+    }
+
+    fn check(block: &[u8]) -> Result<(), &'static str> {
+        match f16_at(block, 0).is_finite() {
+            true => Ok(()),
+            false => Err("has a scale that is infinite or not a number"),
+        }
+    }
+}

@@ -1,0 +1,86 @@
+//! Q2_K: 256 two-bit codes, a 4-bit scale and a 4-bit minimum per 16.
+//!
+//! | bytes | content |
+//! |---|---|
+//! | 0..16 | one byte per sub-block of 16: scale in the low nibble, minimum in the high one |
+//! | 16..80 | codes; see [`code`] |
+//! | 80..82 | f16 `d` |
+//! | 82..84 | f16 `dmin` |
+//!
+//! `y[i] = d scale code - dmin minimum`. Canonical arithmetic, with two sub-blocks 0 and 1 per
+//! group of 32: `I = scale0 sum0(code x) + scale1 sum1(code x)`, `sw = d`,
+//! `M = minimum0 sum0(x) + minimum1 sum1(x)`, `mw = dmin`.
+
+use super::activation::{ActivationRow, GROUP};
+use super::{BlockFormat, f16_at, int_dot};
+use crate::TensorType;
+
+/// The format; see the module's text.
+pub struct Q2K;
+
+/// Elements per scale and minimum.
+pub const SUB: usize = 16;
+/// Where the codes begin.
+pub const CODES: usize = 16;
+/// Where `d` stands.
+pub const D: usize = 80;
+/// Where `dmin` stands.
+pub const DMIN: usize = 82;
+
+/// Byte and shift of the code of element `i`. Each half of the block has 32 bytes; byte `l` holds
+/// the elements `l`, `l + 32`, `l + 64` and `l + 96` of its half, lowest bits first.
+pub const fn code_place(i: usize) -> (usize, u32) {
+    let (half, plane, lane) = (i / 128, i % 128 / 32, i % 32);
+    (CODES + 32 * half + lane, 2 * plane as u32)
+}
+
+/// Code of element `i`, 0 to 3.
+pub fn code(block: &[u8], i: usize) -> u8 {
+    let (byte, shift) = code_place(i);
+    (block[byte] >> shift) & 3
+}
+
+/// Scale and minimum of sub-block `b`, each 0 to 15.
+pub fn scale_min(block: &[u8], b: usize) -> (u8, u8) {
+    (block[b] & 15, block[b] >> 4)
+}
+
+impl BlockFormat for Q2K {
+    const TYPE: TensorType = TensorType::Q2_K;
+
+    fn dequantize(block: &[u8], out: &mut [f32]) {
+        let (d, dmin) = (f16_at(block, D), f16_at(block, DMIN));
+        for (b, y) in out.chunks_exact_mut(SUB).enumerate() {
+            let (scale, min) = scale_min(block, b);
+            let (step, base) = (d * f32::from(scale), dmin * f32::from(min));
+            for (k, y) in y.iter_mut().enumerate() {
+                *y = step * f32::from(code(block, SUB * b + k)) - base;
+            }
+        }
+    }
+
+    fn dot(block: &[u8], x: ActivationRow<'_>, mut acc: f32) -> f32 {
+        let (d, dmin) = (f16_at(block, D), f16_at(block, DMIN));
+        for (g, dx) in x.d.iter().enumerate() {
+            let (mut sum, mut min_sum) = (0, 0);
+            for b in [2 * g, 2 * g + 1] {
+                let (scale, min) = scale_min(block, b);
+                let codes = (SUB * b..).map(|i| i32::from(code(block, i)));
+                sum += i32::from(scale) * int_dot(codes, &x.q[SUB * b..][..SUB]);
+                min_sum += i32::from(min) * i32::from(x.sums[b]);
+            }
+            acc = (sum as f32).mul_add(d * dx, acc);
+            acc = (min_sum as f32).mul_add(-(dmin * dx), acc);
+        }
+        acc
+    }
+
+    fn check(block: &[u8]) -> Result<(), &'static str> {
+        match f16_at(block, D).is_finite() && f16_at(block, DMIN).is_finite() {
+            true => Ok(()),
+            false => Err("has a scale that is infinite or not a number"),
+        }
+    }
+}
+
+const _: () = assert!(GROUP == 2 * SUB);
