@@ -2,3 +2,4 @@
 //! streaming parser for what the model writes back.
 
 pub mod special;
+pub mod tokenizer;
