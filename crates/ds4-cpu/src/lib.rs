@@ -1,1 +1,4 @@
-//! ds4-cpu
+//! The CPU backend: kernels and memory.
+
+pub mod kernels;
+pub mod pool;

@@ -1,0 +1,55 @@
+//! The block formats: one file each, turning blocks into the common form of a [`Tile`](super::tile::Tile).
+
+mod iq2_xxs;
+mod mxfp4;
+mod q2_k;
+mod q4_k;
+mod q8_0;
+
+use super::isa::Isa;
+use super::tile::{ROWS, TileMut};
+use ds4_gguf::TensorType;
+
+/// Whether integer products exist for weights of type `ty`.
+pub(crate) fn has_integer_product(ty: TensorType) -> bool {
+    ty.is_block_format()
+}
+
+/// What is added to the codes of a format to make them unsigned.
+pub(crate) fn bias(ty: TensorType) -> i32 {
+    match ty {
+        TensorType::Q8_0 => q8_0::BIAS,
+        TensorType::IQ2_XXS => iq2_xxs::BIAS,
+        TensorType::MXFP4 => mxfp4::BIAS,
+        _ => 0,
+    }
+}
+
+/// Whether a format subtracts a minimum from every element.
+pub(crate) fn has_minima(ty: TensorType) -> bool {
+    matches!(ty, TensorType::Q2_K | TensorType::Q4_K)
+}
+
+/// Decodes sixteen rows of blocks.
+///
+/// # Panics
+/// The type has no integer product (checked by the products' outer functions).
+pub(crate) fn load_tile(isa: Isa, ty: TensorType, rows: &[&[u8]; ROWS], tile: TileMut<'_>) {
+    let _ = isa;
+    match ty {
+        TensorType::Q8_0 => q8_0::load_tile(rows, tile),
+        TensorType::Q2_K => q2_k::load_tile(rows, tile),
+        TensorType::Q4_K => q4_k::load_tile(rows, tile),
+        TensorType::IQ2_XXS => iq2_xxs::load_tile(rows, tile),
+        TensorType::MXFP4 => mxfp4::load_tile(rows, tile),
+        TensorType::F32 | TensorType::F16 | TensorType::BF16 | TensorType::I32 => {
+            unreachable!("{ty} has no integer product")
+        }
+    }
+}
+
+/// The f16 number at the start of `bytes`.
+#[inline]
+pub(crate) fn f16_at(bytes: &[u8]) -> f32 {
+    super::math::f16_bits_to_f32(u16::from_le_bytes([bytes[0], bytes[1]]))
+}

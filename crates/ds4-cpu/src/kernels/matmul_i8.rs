@@ -1,0 +1,102 @@
+//! Products of stored weights with int8 activations.
+
+use super::activation::{QuantizedRow, QuantizedRows};
+use super::format;
+use super::int_micro::{self, MAX_ROWS};
+use super::isa::Isa;
+use super::matrix::{Matrix, Rows};
+use super::out::{OutCols, SharedOut};
+use super::tile::{ROWS, Tile};
+use crate::pool::Pool;
+use std::cell::RefCell;
+use std::ops::Range;
+
+thread_local! {
+    /// Each thread's decoded tile, kept so that its memory is allocated once.
+    static TILE: RefCell<Tile> = RefCell::new(Tile::new());
+}
+
+/// Output rows `out_rows` of `w` times the activation rows chosen by `rows`:
+/// `y[output row][i]` = row `out_rows.start + i` of `w` times the activation row.
+///
+/// - `w`: `[rows, cols]` of a block format (Q8_0, Q2_K, Q4_K, IQ2_XXS, MXFP4)
+/// - `x`: `[n, cols]`
+/// - `y`: `out_rows.len()` columns
+///
+/// To divide a product among tasks, cut `out_rows` at multiples of 16 and give each task the matching
+/// columns. The result does not depend on the cut.
+///
+/// # Panics
+/// Shapes do not fit, or `w` has no integer product.
+pub fn matmul_i8(
+    isa: Isa,
+    w: &Matrix<'_>,
+    out_rows: Range<usize>,
+    x: &QuantizedRows,
+    rows: Rows<'_>,
+    y: &mut OutCols<'_>,
+) {
+    assert!(format::has_integer_product(w.ty()), "{} weights have no integer product", w.ty());
+    assert!(out_rows.start <= out_rows.end && out_rows.end <= w.rows(), "{out_rows:?} of {} rows", w.rows());
+    assert_eq!(out_rows.len(), y.cols(), "weight rows and output columns differ in number");
+    let n = rows.check(x.rows(), y.rows());
+    if n == 0 {
+        return;
+    }
+    assert_eq!(w.cols(), x.cols(), "weights and activations differ in length");
+    TILE.with_borrow_mut(|tile| {
+        for first in out_rows.clone().step_by(ROWS) {
+            let used = (out_rows.end - first).min(ROWS);
+            let at = first - out_rows.start;
+            tile.load(isa, w, first, out_rows.end);
+            for begin in (0..n).step_by(MAX_ROWS) {
+                let count = (n - begin).min(MAX_ROWS);
+                let x: [QuantizedRow<'_>; MAX_ROWS] =
+                    std::array::from_fn(|i| x.row(rows.get(begin + i.min(count - 1)).0));
+                let mut out = [[0.0; ROWS]; MAX_ROWS];
+                int_micro::multiply(isa, tile, &x[..count], &mut out[..count]);
+                for (i, out) in out[..count].iter().enumerate() {
+                    y.row_mut(rows.get(begin + i).1)[at..at + used].copy_from_slice(&out[..used]);
+                }
+            }
+        }
+    });
+}
+
+/// All of `w` times the chosen rows of `x`, divided among the pool's threads; `y` is `[rows, ld]` with
+/// results in its first `w.rows()` columns.
+///
+/// # Panics
+/// As [`matmul_i8`]; also from inside a pool task.
+pub fn matmul_i8_in(
+    pool: &Pool,
+    isa: Isa,
+    w: &Matrix<'_>,
+    x: &QuantizedRows,
+    rows: Rows<'_>,
+    y: &mut [f32],
+    ld: usize,
+) {
+    split(pool, w.rows(), y, ld, |out_rows, y| matmul_i8(isa, w, out_rows, x, rows, y));
+}
+
+/// Runs `product(rows, columns)` over pieces of `0..n_out` on the pool's threads.
+pub(crate) fn split(
+    pool: &Pool,
+    n_out: usize,
+    y: &mut [f32],
+    ld: usize,
+    product: impl Fn(Range<usize>, &mut OutCols<'_>) + Sync,
+) {
+    let threads = pool.threads();
+    // Several pieces per thread let a thread that was interrupted fall behind without holding up the rest.
+    let pieces = if threads == 1 { 1 } else { threads * 4 };
+    let piece = n_out.div_ceil(pieces).next_multiple_of(ROWS);
+    let y = SharedOut::new(y, ld);
+    pool.run(n_out.div_ceil(piece.max(1)), |task| {
+        let out_rows = task * piece..((task + 1) * piece).min(n_out);
+        // SAFETY: tasks have different numbers, hence disjoint column ranges.
+        let mut y = unsafe { y.columns(out_rows.clone()) };
+        product(out_rows, &mut y);
+    });
+}

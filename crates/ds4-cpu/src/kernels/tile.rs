@@ -1,0 +1,108 @@
+//! Sixteen weight rows decoded and rearranged once, to be multiplied with many activation rows.
+//!
+//! All block formats become the same thing: unsigned codes in the order in which a dot-product
+//! instruction with sixteen 32-bit lanes wants them (lane = weight row, four consecutive inputs per
+//! lane), and per group of 32 inputs one f32 scale per row. Signed codes are stored with a bias, which the
+//! exact integer sum of the activations takes out again.
+
+use super::activation::GROUP;
+use super::aligned::AlignedVec;
+use super::format;
+use super::isa::Isa;
+use super::matrix::Matrix;
+
+/// Weight rows per tile.
+pub(crate) const ROWS: usize = 16;
+/// Bytes of codes per group of 32 inputs.
+pub(crate) const GROUP_CODES: usize = GROUP * ROWS;
+
+/// The codes of one group: `[8 quads of inputs][16 rows][4 inputs]`.
+pub(crate) type Codes = [u8; GROUP_CODES];
+
+/// A tile; see the module's description. `groups` = inputs / 32.
+pub(crate) struct Tile {
+    /// Added to every signed code.
+    pub bias: i32,
+    /// `[groups]`, code + bias.
+    codes: AlignedVec<u8>,
+    /// `[groups][16]` weight scales.
+    scales: AlignedVec<f32>,
+    /// For formats with minima, else empty: `[groups][16][2]` factors of the activation sums of the
+    /// first and second 16 inputs.
+    min_factors: AlignedVec<i16>,
+    /// `[groups][16]` scales of the minima, or empty.
+    min_scales: AlignedVec<f32>,
+}
+
+/// The minima of a tile, per group and row: `-scale * (factors[0] * sum of the first 16 activations +
+/// factors[1] * sum of the second 16)`.
+#[derive(Clone, Copy)]
+pub(crate) struct Minima<'a> {
+    pub factors: &'a [[[i16; 2]; ROWS]],
+    pub scales: &'a [[f32; ROWS]],
+}
+
+/// Where a format writes a tile; slices as in [`Tile`].
+pub(crate) struct TileMut<'a> {
+    pub codes: &'a mut [Codes],
+    pub scales: &'a mut [[f32; ROWS]],
+    pub min_factors: &'a mut [[[i16; 2]; ROWS]],
+    pub min_scales: &'a mut [[f32; ROWS]],
+}
+
+impl Tile {
+    pub fn new() -> Tile {
+        Tile {
+            bias: 0,
+            codes: AlignedVec::new(),
+            scales: AlignedVec::new(),
+            min_factors: AlignedVec::new(),
+            min_scales: AlignedVec::new(),
+        }
+    }
+
+    /// Decodes rows `first..first + 16` of `w`, the last before `end` repeated where there are fewer.
+    pub fn load(&mut self, isa: Isa, w: &Matrix<'_>, first: usize, end: usize) {
+        let groups = w.cols() / GROUP;
+        let min_groups = if format::has_minima(w.ty()) { groups } else { 0 };
+        self.bias = format::bias(w.ty());
+        self.codes.resize(groups * GROUP_CODES);
+        self.scales.resize(groups * ROWS);
+        self.min_factors.resize(min_groups * ROWS * 2);
+        self.min_scales.resize(min_groups * ROWS);
+        let tile = TileMut {
+            codes: self.codes.as_mut_slice().as_chunks_mut().0,
+            scales: self.scales.as_mut_slice().as_chunks_mut().0,
+            min_factors: bytemuck::cast_slice_mut(self.min_factors.as_mut_slice()),
+            min_scales: self.min_scales.as_mut_slice().as_chunks_mut().0,
+        };
+        format::load_tile(isa, w.ty(), &w.sixteen_rows(first, end), tile);
+    }
+
+    /// Codes of all groups.
+    pub fn codes(&self) -> &[Codes] {
+        self.codes.as_slice().as_chunks().0
+    }
+
+    /// Scales of all groups.
+    pub fn scales(&self) -> &[[f32; ROWS]] {
+        self.scales.as_slice().as_chunks().0
+    }
+
+    /// Factors and scales of the minima of all groups; `None` for formats without.
+    pub fn minima(&self) -> Option<Minima<'_>> {
+        let scales = self.min_scales.as_slice().as_chunks().0;
+        let factors = bytemuck::cast_slice(self.min_factors.as_slice());
+        (!scales.is_empty()).then_some(Minima { factors, scales })
+    }
+}
+
+impl TileMut<'_> {
+    /// Stores the 32 codes (bias added) of weight row `row` in group `group`.
+    #[inline]
+    pub fn put(&mut self, group: usize, row: usize, codes: &[u8; GROUP]) {
+        for (quad, four) in codes.as_chunks::<4>().0.iter().enumerate() {
+            self.codes[group][(quad * ROWS + row) * 4..][..4].copy_from_slice(four);
+        }
+    }
+}
