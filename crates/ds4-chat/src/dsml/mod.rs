@@ -1,0 +1,5 @@
+//! What the model writes back.
+
+mod start;
+
+pub use start::Start;
