@@ -97,6 +97,37 @@ pub enum Error {
         /// Length in bytes now.
         now: u64,
     },
+
+    /// A file that is to be written would not be a valid one.
+    #[error("the file to be written would not be valid: {problem}")]
+    Unwritable {
+        /// What a reader would object to.
+        problem: Malformed,
+    },
+
+    /// Tensor data was given in another order than the file's, or not at all.
+    #[error("{file}: the next data to be written is that of {next}, but {found} was given")]
+    TensorOrder {
+        /// The output's name.
+        file: String,
+        /// The tensor whose turn it is, or "nothing".
+        next: String,
+        /// The tensor that was given, or "the end".
+        found: String,
+    },
+
+    /// Tensor data of the wrong length was given.
+    #[error("{file}: the tensor {name} takes {size} bytes, but {given} were given")]
+    TensorData {
+        /// The output's name.
+        file: String,
+        /// The tensor's name.
+        name: Quoted,
+        /// Bytes that it takes.
+        size: u64,
+        /// Bytes that were given.
+        given: u64,
+    },
 }
 
 /// How a file departs from the format. Every sentence says what was found and what was expected.

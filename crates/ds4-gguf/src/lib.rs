@@ -5,6 +5,7 @@
 //! multiplies the block formats. A file is untrusted: whatever its bytes are, the result is a value
 //! or an [`Error`] that names the file and the offending byte.
 
+mod atomic_file;
 mod error;
 mod metadata;
 mod parse;
@@ -15,10 +16,13 @@ mod tensor;
 mod tensor_type;
 pub mod truncation_guard;
 mod value;
+mod writer;
 
+pub use atomic_file::AtomicFile;
 pub use error::{Error, Malformed, Quoted};
 pub use metadata::{Metadata, OptionalKey};
 pub use reader::{Access, Gguf};
 pub use tensor::TensorInfo;
 pub use tensor_type::{TensorType, UnknownTypeName};
 pub use value::{Array, StrArray, Value};
+pub use writer::{GgufWriter, Layout};

@@ -199,15 +199,14 @@ fn parse_tensor_entries(cursor: &mut Cursor<'_>, count: u64) -> At<Vec<TensorEnt
         }
         let rank = rank as usize;
         let shape_at = cursor.offset();
-        let mut ne = [1u64; 4];
-        for (axis, n) in ne[..rank].iter_mut().enumerate() {
-            let at = cursor.offset();
+        let mut dims = [0u64; 4];
+        for n in &mut dims[..rank] {
             *n = cursor.u64("a dimension of a tensor")?;
-            if *n == 0 || i64::try_from(*n).is_err() {
-                let (name, found) = (Quoted::new(name), *n);
-                return Err((at, Malformed::Dimension { name, axis, found }));
-            }
         }
+        let ne = check_dimensions(name, &dims[..rank]).map_err(|problem| match problem {
+            Malformed::Dimension { axis, .. } => (shape_at + 8 * axis as u64, problem),
+            _ => (shape_at, problem),
+        })?;
         let type_at = cursor.offset();
         let id = cursor.u32("the type of a tensor")?;
         let Some(ty) = TensorType::from_id(id) else {
@@ -220,6 +219,23 @@ fn parse_tensor_entries(cursor: &mut Cursor<'_>, count: u64) -> At<Vec<TensorEnt
         entries.push(TensorEntry { info: TensorInfo { name: name.to_owned(), ne, rank, ty, offset, size }, offset_at });
     }
     Ok(entries)
+}
+
+/// The four dimensions of a tensor, absent ones being 1, or why they are impossible. Shared with the
+/// writer.
+pub(crate) fn check_dimensions(name: &str, dims: &[u64]) -> Result<[u64; 4], Malformed> {
+    if !(1..=4).contains(&dims.len()) {
+        return Err(Malformed::Rank { name: Quoted::new(name), rank: u32::try_from(dims.len()).unwrap_or(u32::MAX) });
+    }
+    let mut ne = [1; 4];
+    for (axis, (n, &found)) in ne.iter_mut().zip(dims).enumerate() {
+        if found == 0 || i64::try_from(found).is_err() {
+            let name = Quoted::new(name);
+            return Err(Malformed::Dimension { name, axis, found });
+        }
+        *n = found;
+    }
+    Ok(ne)
 }
 
 /// Size in bytes of a tensor, or why its shape is impossible. Shared with the writer.
