@@ -99,10 +99,16 @@ pub trait Backend {
 
     /// Norm, rotation and rounding of `Kv`; feeds the compressors and appends every row that they complete.
     /// The window ring is not touched yet: `attend` still needs the rows that this batch pushes out.
-    fn kv_append(&mut self, layer: usize, rows: &Rows, sequences: &mut [&mut Self::Sequence]) -> Result<(), ModelError>;
+    fn kv_append(&mut self, layer: usize, rows: &Rows, sequences: &mut [&mut Self::Sequence])
+    -> Result<(), ModelError>;
 
     /// The indexer's choice of compressed rows for every row that sees more than `idx_topk` of them. Kept inside the backend.
-    fn index_select(&mut self, layer: usize, rows: &Rows, sequences: &mut [&mut Self::Sequence]) -> Result<(), ModelError>;
+    fn index_select(
+        &mut self,
+        layer: usize,
+        rows: &Rows,
+        sequences: &mut [&mut Self::Sequence],
+    ) -> Result<(), ModelError>;
 
     /// Attention over the window and the selected (or all) compressed rows: `Query`, `Kv` → `Attended`.
     /// Afterwards the batch's `Kv` rows are in the window ring.

@@ -182,12 +182,7 @@ impl Config {
                 self.o_groups,
                 "a divisor of attention.head_count",
             ),
-            (
-                self.n_expert_used <= self.n_expert,
-                "expert_used_count",
-                self.n_expert_used,
-                "at most expert_count",
-            ),
+            (self.n_expert_used <= self.n_expert, "expert_used_count", self.n_expert_used, "at most expert_count"),
             (
                 page_tokens(&self.ratios).is_some(),
                 "attention.compress_ratios",
@@ -292,7 +287,11 @@ impl Keys<'_> {
         const KEY: &str = "attention.compress_ratios";
         let ratios = self.metadata.u32_array(&full(KEY))?;
         if ratios.len() < n_layer {
-            return Err(self.refuse(KEY, format!("{} values", ratios.len()), &format!("one for each of {n_layer} layers")));
+            return Err(self.refuse(
+                KEY,
+                format!("{} values", ratios.len()),
+                &format!("one for each of {n_layer} layers"),
+            ));
         }
         match ratios[..n_layer].iter().find(|&&r| r == 1 || r as usize > LARGEST_PAGE) {
             Some(ratio) => Err(self.refuse(KEY, ratio, "0 (no compression), 4 or 128")),
@@ -304,7 +303,11 @@ impl Keys<'_> {
         const KEY: &str = "swiglu_clamp_exp";
         let limits = self.metadata.f32_array(&full(KEY))?;
         if limits.len() < n_layer {
-            return Err(self.refuse(KEY, format!("{} values", limits.len()), &format!("one for each of {n_layer} layers")));
+            return Err(self.refuse(
+                KEY,
+                format!("{} values", limits.len()),
+                &format!("one for each of {n_layer} layers"),
+            ));
         }
         match limits[..n_layer].iter().find(|l| !(l.is_finite() && **l > 0.0)) {
             Some(limit) => Err(self.refuse(KEY, limit, "positive numbers")),

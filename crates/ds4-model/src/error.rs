@@ -33,7 +33,9 @@ pub enum ModelError {
     },
 
     /// A tensor is not there.
-    #[error("{file}: tensor {name} is missing; a model of this shape ({layers} layers) needs it. The file is incomplete or made for another engine")]
+    #[error(
+        "{file}: tensor {name} is missing; a model of this shape ({layers} layers) needs it. The file is incomplete or made for another engine"
+    )]
     MissingTensor {
         /// The file.
         file: String,
@@ -44,7 +46,9 @@ pub enum ModelError {
     },
 
     /// A tensor has another shape than the metadata says.
-    #[error("{file}: tensor {name} (data at byte {offset}) has shape {found:?}, expected {expected:?} from the file's metadata")]
+    #[error(
+        "{file}: tensor {name} (data at byte {offset}) has shape {found:?}, expected {expected:?} from the file's metadata"
+    )]
     Shape {
         /// The file.
         file: String,
@@ -59,7 +63,9 @@ pub enum ModelError {
     },
 
     /// A tensor has a type that its role cannot have.
-    #[error("{file}: tensor {name} (data at byte {offset}) has type {found}, which this tensor cannot have; expected one of {expected}")]
+    #[error(
+        "{file}: tensor {name} (data at byte {offset}) has type {found}, which this tensor cannot have; expected one of {expected}"
+    )]
     Type {
         /// The file.
         file: String,
@@ -74,7 +80,9 @@ pub enum ModelError {
     },
 
     /// A token's hash routing names an expert that does not exist.
-    #[error("{file}: tensor {name}: entry {index} (byte {offset}) names expert {found}, but the model has experts 0 to {last}")]
+    #[error(
+        "{file}: tensor {name}: entry {index} (byte {offset}) names expert {found}, but the model has experts 0 to {last}"
+    )]
     ExpertId {
         /// The file.
         file: String,

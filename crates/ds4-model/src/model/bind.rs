@@ -1,6 +1,6 @@
 //! Finding each role's tensor in a file and checking it.
 
-use std::sync::Arc;
+use std::collections::HashMap;
 
 use ds4_gguf::{Gguf, TensorInfo, TensorType, quant};
 
@@ -23,9 +23,10 @@ const EXPERTS: &[TensorType] = &[
     TensorType::F32,
 ];
 
-pub(super) fn bind(gguf: Arc<Gguf>) -> Result<Model, ModelError> {
+pub(super) fn bind(gguf: Gguf) -> Result<Model, ModelError> {
     let config = Config::from_gguf(&gguf)?;
-    let binder = Binder { gguf: &gguf, config: &config };
+    let by_name = gguf.tensors().iter().enumerate().map(|(index, info)| (info.name.as_str(), index)).collect();
+    let binder = Binder { gguf: &gguf, config: &config, by_name };
     let (n_embd, hc) = (config.n_embd, config.hc);
     let token_embd = binder.matrix("token_embd.weight", MATRIX, [n_embd, config.n_vocab])?;
     let output = binder.matrix("output.weight", MATRIX, [n_embd, config.n_vocab])?;
@@ -38,6 +39,7 @@ pub(super) fn bind(gguf: Arc<Gguf>) -> Result<Model, ModelError> {
 struct Binder<'a> {
     gguf: &'a Gguf,
     config: &'a Config,
+    by_name: HashMap<&'a str, usize>,
 }
 
 impl Binder<'_> {
@@ -156,12 +158,8 @@ impl Binder<'_> {
     /// The tensor of this name, if it has one of the types and the shape. Trailing dimensions of 1 do not matter.
     fn find(&self, name: &str, types: &[TensorType], shape: &[usize]) -> Result<(usize, &TensorInfo), ModelError> {
         let file = || self.gguf.name().to_owned();
-        let Some(index) = self.gguf.tensor_index(name) else {
-            return Err(ModelError::MissingTensor {
-                file: file(),
-                name: name.to_owned(),
-                layers: self.config.n_layer,
-            });
+        let Some(&index) = self.by_name.get(name) else {
+            return Err(ModelError::MissingTensor { file: file(), name: name.to_owned(), layers: self.config.n_layer });
         };
         let info = &self.gguf.tensors()[index];
         let mut expected = [1u64; 4];

@@ -5,8 +5,6 @@
 
 mod bind;
 
-use std::sync::Arc;
-
 use ds4_gguf::{Gguf, TensorType, quant};
 use xxhash_rust::xxh3::Xxh3;
 
@@ -123,7 +121,7 @@ pub struct LayerTensors {
 /// A validated model file.
 #[derive(Debug)]
 pub struct Model {
-    gguf: Arc<Gguf>,
+    gguf: Gguf,
     config: Config,
     /// Token embedding, [n_vocab] rows of n_embd.
     pub token_embd: Tensor,
@@ -144,7 +142,7 @@ impl Model {
     }
 
     /// The file.
-    pub fn gguf(&self) -> &Arc<Gguf> {
+    pub fn gguf(&self) -> &Gguf {
         &self.gguf
     }
 
@@ -197,7 +195,7 @@ impl Model {
     /// # Errors
     /// What [`Config::from_gguf`] refuses; a missing tensor; a shape that does not follow from the metadata; a type
     /// that a role cannot have; an expert id out of range.
-    pub fn new(gguf: Arc<Gguf>) -> Result<Self, ModelError> {
+    pub fn new(gguf: Gguf) -> Result<Self, ModelError> {
         bind::bind(gguf)
     }
 }

@@ -13,10 +13,8 @@ impl ReferenceBackend {
     pub(super) fn project_attention_input(&mut self, layer: usize) {
         let tensors = &self.model.layers[layer];
         let x = self.get(Buffer::Input);
-        let mut made = vec![
-            (Buffer::QueryLatent, self.apply(&tensors.q_a, 0, x)),
-            (Buffer::Kv, self.apply(&tensors.kv, 0, x)),
-        ];
+        let mut made =
+            vec![(Buffer::QueryLatent, self.apply(&tensors.q_a, 0, x)), (Buffer::Kv, self.apply(&tensors.kv, 0, x))];
         if let Some(compressor) = &tensors.compressor {
             made.push((Buffer::CompressorKv, self.apply(&compressor.kv, 0, x)));
             made.push((Buffer::CompressorGate, self.apply(&compressor.gate, 0, x)));
@@ -207,13 +205,11 @@ impl ReferenceBackend {
         let attended = self.get(Buffer::Attended);
         let n = attended.len() / (config.n_head * config.head_dim);
         let mut low = vec![0.0; n * config.o_groups * config.o_rank];
-        let mut w = vec![0.0; width];
-        for o in 0..config.o_groups * config.o_rank {
-            self.model.decode_row(&tensors.out_a, o, &mut w);
+        for (o, w) in self.decoded(&tensors.out_a, 0).chunks_exact(width).enumerate() {
             let group = o / config.o_rank;
             for row in 0..n {
                 let x = &attended[(row * config.o_groups + group) * width..][..width];
-                low[row * config.o_groups * config.o_rank + o] = dot(&w, x);
+                low[row * config.o_groups * config.o_rank + o] = dot(w, x);
             }
         }
         let output = self.apply(&tensors.out_b, 0, &low);

@@ -28,8 +28,7 @@ impl ReferenceBackend {
             sinkhorn(&mut c, hc, config.sinkhorn_iterations, eps);
             combs.extend(c);
 
-            let mut x: Vec<f32> =
-                (0..n_embd).map(|d| (0..hc).map(|i| a[i] * streams[i * n_embd + d]).sum()).collect();
+            let mut x: Vec<f32> = (0..n_embd).map(|d| (0..hc).map(|i| a[i] * streams[i * n_embd + d]).sum()).collect();
             rms_weighted(&mut x, norm, config.eps);
             inputs.extend(x);
         }
@@ -68,8 +67,7 @@ impl ReferenceBackend {
             rms(&mut u, config.eps);
             let m = self.apply(&head.project, 0, &u);
             let a: Vec<f32> = (0..hc).map(|i| sigmoid(m[i] * head.scale[0] + head.base[i]) + config.hc_eps).collect();
-            let mut y: Vec<f32> =
-                (0..n_embd).map(|d| (0..hc).map(|i| a[i] * streams[i * n_embd + d]).sum()).collect();
+            let mut y: Vec<f32> = (0..n_embd).map(|d| (0..hc).map(|i| a[i] * streams[i * n_embd + d]).sum()).collect();
             rms_weighted(&mut y, &self.model.output_norm, config.eps);
             collapsed.extend(y);
         }

@@ -2,7 +2,14 @@
 
 /// `<a, b>`.
 pub fn dot(a: &[f32], b: &[f32]) -> f32 {
-    a.iter().zip(b).map(|(a, b)| f64::from(*a) * f64::from(*b)).sum::<f64>() as f32
+    // Eight sums side by side: one would wait for every addition.
+    let mut sums = [0.0f64; 8];
+    for (a, b) in a.chunks(8).zip(b.chunks(8)) {
+        for ((sum, a), b) in sums.iter_mut().zip(a).zip(b) {
+            *sum += f64::from(*a) * f64::from(*b);
+        }
+    }
+    sums.iter().sum::<f64>() as f32
 }
 
 /// `x / sqrt(mean(x^2) + eps)`, in place.
@@ -32,7 +39,9 @@ pub fn softplus(x: f32) -> f32 {
 /// The `k` largest values' indices, the lower index first among equals, in descending order of value.
 pub fn top_k(values: &[f32], k: usize) -> Vec<u32> {
     let mut order: Vec<u32> = (0..values.len() as u32).collect();
-    order.sort_by(|&a, &b| values[b as usize].total_cmp(&values[a as usize]).then(a.cmp(&b)));
+    // Adding zero makes -0 and +0 equal under the total order, which also puts up with NaN.
+    let key = |i: u32| values[i as usize] + 0.0;
+    order.sort_by(|&a, &b| key(b).total_cmp(&key(a)).then(a.cmp(&b)));
     order.truncate(k);
     order
 }

@@ -9,6 +9,7 @@ mod experts;
 mod hyper;
 mod math;
 
+use std::cell::RefCell;
 use std::collections::HashMap;
 use std::sync::Arc;
 
@@ -28,7 +29,12 @@ pub struct ReferenceBackend {
     values: HashMap<Buffer, Vec<f32>>,
     /// Per row: the compressed rows to attend, `None` for all visible ones.
     selection: Vec<Option<Vec<u32>>>,
+    /// Matrices decoded earlier.
+    kept: RefCell<DecodedMatrices>,
 }
+
+/// Decoded matrices by address of the tensor's data and number of the slab.
+type DecodedMatrices = HashMap<(usize, usize), Arc<[f32]>>;
 
 impl ReferenceBackend {
     /// A reference backend for `model`.
@@ -40,6 +46,7 @@ impl ReferenceBackend {
             compressed: Frequencies::compressed(config),
             values: HashMap::new(),
             selection: Vec::new(),
+            kept: RefCell::default(),
             kv,
             model,
         }
@@ -66,14 +73,30 @@ impl ReferenceBackend {
     fn apply(&self, weight: &Tensor, slab: usize, x: &[f32]) -> Vec<f32> {
         let (n, out) = (x.len() / weight.cols, weight.rows);
         let mut y = vec![0.0; n * out];
-        let mut w = vec![0.0; weight.cols];
-        for o in 0..out {
-            self.model.decode_row(weight, slab * weight.rows + o, &mut w);
+        for (o, w) in self.decoded(weight, slab).chunks_exact(weight.cols).enumerate() {
             for (row, x) in x.chunks_exact(weight.cols).enumerate() {
-                y[row * out + o] = math::dot(&w, x);
+                y[row * out + o] = math::dot(w, x);
             }
         }
         y
+    }
+
+    /// One matrix in float32, [rows, cols]; kept for the next use while that takes little memory.
+    fn decoded(&self, weight: &Tensor, slab: usize) -> Arc<[f32]> {
+        const LARGEST_KEPT: usize = 1 << 20;
+        let key = (self.model.bytes(weight).as_ptr() as usize, slab);
+        if let Some(kept) = self.kept.borrow().get(&key) {
+            return Arc::clone(kept);
+        }
+        let mut values = vec![0.0; weight.rows * weight.cols];
+        for (o, row) in values.chunks_exact_mut(weight.cols).enumerate() {
+            self.model.decode_row(weight, slab * weight.rows + o, row);
+        }
+        let values: Arc<[f32]> = values.into();
+        if values.len() <= LARGEST_KEPT {
+            self.kept.borrow_mut().insert(key, Arc::clone(&values));
+        }
+        values
     }
 }
 

@@ -1,11 +1,13 @@
 //! Where everything lies in the state of a sequence, computed once from the model's shape.
 
+use xxhash_rust::xxh3::xxh3_64;
+
 use crate::config::Config;
 use crate::numerics::KvPrecision;
 use crate::state::{IndexRowFormat, KvRowFormat};
 
 /// The layout of a sequence's state for one model and cache precision.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct StateLayout {
     /// Format of raw and compressed KV rows.
     pub kv_row: KvRowFormat,
@@ -25,7 +27,7 @@ pub struct StateLayout {
 }
 
 /// One layer's part.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct LayerLayout {
     pub ratio: usize,
     /// Byte offset of the layer's ring among the rings.
@@ -81,6 +83,15 @@ impl StateLayout {
     /// Bytes that one more token of context costs, on average.
     pub fn bytes_per_token(&self) -> f64 {
         self.page_bytes as f64 / self.page_tokens as f64
+    }
+
+    /// A number that tells layouts apart whose bytes would be read differently.
+    pub(super) fn fingerprint(&self) -> u64 {
+        let mut words = vec![self.kv_row.bytes(), self.kv_row.dim(), self.index_row.bytes(), self.index_row.dim()];
+        words.extend([self.window, self.page_tokens]);
+        words.extend(self.layers.iter().map(|layer| layer.ratio));
+        let bytes: Vec<u8> = words.iter().flat_map(|&word| (word as u64).to_le_bytes()).collect();
+        xxh3_64(&bytes)
     }
 
     /// Number of pages that a sequence of `tokens` tokens has rows in.

@@ -3,10 +3,9 @@
 //! Little endian: magic, version, identity (u64, of model and cache format), length in tokens (u64), rings,
 //! frontiers (f32), pages, XXH3-64 of everything before it.
 
-use std::hash::{Hash, Hasher};
 use std::sync::Arc;
 
-use xxhash_rust::xxh3::{Xxh3, xxh3_64};
+use xxhash_rust::xxh3::xxh3_64;
 
 use crate::ModelError;
 use crate::state::{Sequence, StateLayout};
@@ -21,7 +20,8 @@ impl Sequence {
     /// layout is added to it, so that a state of another cache precision is refused as well.
     pub fn to_bytes(&self, identity: u64) -> Vec<u8> {
         let layout = &self.layout;
-        let size = HEADER + layout.ring_bytes + layout.frontier_len * 4 + self.pages.len() * layout.page_bytes + CHECKSUM;
+        let size =
+            HEADER + layout.ring_bytes + layout.frontier_len * 4 + self.pages.len() * layout.page_bytes + CHECKSUM;
         let mut out = Vec::with_capacity(size);
         out.extend_from_slice(MAGIC);
         out.extend_from_slice(&VERSION.to_le_bytes());
@@ -83,9 +83,8 @@ impl Sequence {
 }
 
 fn identity_with_layout(identity: u64, layout: &StateLayout) -> u64 {
-    let mut hasher = Xxh3::with_seed(identity);
-    layout.hash(&mut hasher);
-    hasher.finish()
+    let both = [identity.to_le_bytes(), layout.fingerprint().to_le_bytes()].concat();
+    xxh3_64(&both)
 }
 
 fn array<const N: usize>(bytes: &[u8]) -> [u8; N] {
