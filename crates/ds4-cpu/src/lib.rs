@@ -1,4 +1,7 @@
 //! The CPU backend: kernels and memory.
 
+pub mod backend;
 pub mod kernels;
 pub mod pool;
+
+pub use backend::{CpuBackend, CpuOptions};

@@ -31,6 +31,18 @@ pub(crate) struct QuantizedRow<'a> {
     pub sums: &'a [i16],
 }
 
+impl<'a> QuantizedRow<'a> {
+    /// `groups` groups of 32 from group `first`.
+    #[inline]
+    pub fn slice(self, first: usize, groups: usize) -> QuantizedRow<'a> {
+        QuantizedRow {
+            q: &self.q[first * GROUP..][..groups * GROUP],
+            d: &self.d[first..][..groups],
+            sums: &self.sums[first * 2..][..groups * 2],
+        }
+    }
+}
+
 impl Default for QuantizedRows {
     fn default() -> QuantizedRows {
         QuantizedRows::new()

@@ -1,6 +1,6 @@
 //! Products of stored weights with int8 activations.
 
-use super::activation::{QuantizedRow, QuantizedRows};
+use super::activation::{GROUP, QuantizedRow, QuantizedRows};
 use super::format;
 use super::int_micro::{self, MAX_ROWS};
 use super::isa::Isa;
@@ -10,6 +10,10 @@ use super::tile::{ROWS, Tile};
 use crate::pool::Pool;
 use std::cell::RefCell;
 use std::ops::Range;
+
+/// Inputs per chunk: a whole number of blocks of every format. A chunk's tile (16 KiB of codes and 2 to 6 KiB of scales)
+/// and eight rows of activations stay in the L1 cache, its activations of 512 rows in the L2 cache.
+const CHUNK: usize = 1024;
 
 thread_local! {
     /// Each thread's decoded tile, kept so that its memory is allocated once.
@@ -45,22 +49,62 @@ pub fn matmul_i8(
     }
     assert_eq!(w.cols(), x.cols(), "weights and activations differ in length");
     TILE.with_borrow_mut(|tile| {
-        for first in out_rows.clone().step_by(ROWS) {
-            let used = (out_rows.end - first).min(ROWS);
-            let at = first - out_rows.start;
-            tile.load(isa, w, first, out_rows.end);
-            for begin in (0..n).step_by(MAX_ROWS) {
-                let count = (n - begin).min(MAX_ROWS);
-                let x: [QuantizedRow<'_>; MAX_ROWS] =
-                    std::array::from_fn(|i| x.row(rows.get(begin + i.min(count - 1)).0));
-                let mut out = [[0.0; ROWS]; MAX_ROWS];
-                int_micro::multiply(isa, tile, &x[..count], &mut out[..count]);
-                for (i, out) in out[..count].iter().enumerate() {
-                    y.row_mut(rows.get(begin + i).1)[at..at + used].copy_from_slice(&out[..used]);
+        let product = Product { isa, w, out_rows: out_rows.clone(), x, rows, n };
+        // Few rows: finish one tile after the other, so that weights stream from memory in order. Many rows:
+        // finish one chunk of inputs after the other, so that its activations stay in the cache.
+        let block = if n <= MAX_ROWS { ROWS } else { out_rows.len().next_multiple_of(ROWS) };
+        for block_first in out_rows.clone().step_by(block) {
+            let block_end = (block_first + block).min(out_rows.end);
+            for chunk in (0..w.cols()).step_by(CHUNK) {
+                let chunk = chunk..(chunk + CHUNK).min(w.cols());
+                for first in (block_first..block_end).step_by(ROWS) {
+                    product.tile(tile, first, chunk.clone(), y);
                 }
             }
         }
     });
+}
+
+/// The operands of one [`matmul_i8`].
+struct Product<'a> {
+    isa: Isa,
+    w: &'a Matrix<'a>,
+    out_rows: Range<usize>,
+    x: &'a QuantizedRows,
+    rows: Rows<'a>,
+    n: usize,
+}
+
+impl Product<'_> {
+    /// Adds the inputs `chunk` of weight rows `first..first + 16` to the results; those of the first chunk begin at 0.
+    fn tile(&self, tile: &mut Tile, first: usize, chunk: Range<usize>, y: &mut OutCols<'_>) {
+        let used = (self.out_rows.end - first).min(ROWS);
+        let at = first - self.out_rows.start;
+        let ty = self.w.ty();
+        let bytes_to = |col: usize| col / ty.block_len() * ty.block_bytes();
+        let weights = self
+            .w
+            .sixteen_rows(first, self.out_rows.end)
+            .map(|row| &row[bytes_to(chunk.start)..bytes_to(chunk.end)]);
+        tile.load(self.isa, ty, chunk.len(), &weights);
+        for begin in (0..self.n).step_by(MAX_ROWS) {
+            let count = (self.n - begin).min(MAX_ROWS);
+            let x: [QuantizedRow<'_>; MAX_ROWS] = std::array::from_fn(|i| {
+                let row = self.x.row(self.rows.get(begin + i.min(count - 1)).0);
+                row.slice(chunk.start / GROUP, chunk.len() / GROUP)
+            });
+            let mut acc = [[0.0; ROWS]; MAX_ROWS];
+            if chunk.start > 0 {
+                for (i, acc) in acc[..count].iter_mut().enumerate() {
+                    acc[..used].copy_from_slice(&y.row_mut(self.rows.get(begin + i).1)[at..at + used]);
+                }
+            }
+            int_micro::multiply(self.isa, tile, &x[..count], &mut acc[..count]);
+            for (i, acc) in acc[..count].iter().enumerate() {
+                y.row_mut(self.rows.get(begin + i).1)[at..at + used].copy_from_slice(&acc[..used]);
+            }
+        }
+    }
 }
 
 /// All of `w` times the chosen rows of `x`, divided among the pool's threads; `y` is `[rows, ld]` with

@@ -9,7 +9,7 @@ use super::activation::GROUP;
 use super::aligned::AlignedVec;
 use super::format;
 use super::isa::Isa;
-use super::matrix::Matrix;
+use ds4_gguf::TensorType;
 
 /// Weight rows per tile.
 pub(crate) const ROWS: usize = 16;
@@ -61,11 +61,13 @@ impl Tile {
         }
     }
 
-    /// Decodes rows `first..first + 16` of `w`, the last before `end` repeated where there are fewer.
-    pub fn load(&mut self, isa: Isa, w: &Matrix<'_>, first: usize, end: usize) {
-        let groups = w.cols() / GROUP;
-        let min_groups = if format::has_minima(w.ty()) { groups } else { 0 };
-        self.bias = format::bias(w.ty());
+    /// Decodes sixteen rows, or the same blocks of each: `rows` are slices of `cols` elements of type `ty`.
+    pub fn load(&mut self, isa: Isa, ty: TensorType, cols: usize, rows: &[&[u8]; ROWS]) {
+        let row_bytes = cols / ty.block_len() * ty.block_bytes();
+        assert!(cols.is_multiple_of(ty.block_len()) && rows.iter().all(|row| row.len() == row_bytes));
+        let groups = cols / GROUP;
+        let min_groups = if format::has_minima(ty) { groups } else { 0 };
+        self.bias = format::bias(ty);
         self.codes.resize(groups * GROUP_CODES);
         self.scales.resize(groups * ROWS);
         self.min_factors.resize(min_groups * ROWS * 2);
@@ -76,7 +78,7 @@ impl Tile {
             min_factors: bytemuck::cast_slice_mut(self.min_factors.as_mut_slice()),
             min_scales: self.min_scales.as_mut_slice().as_chunks_mut().0,
         };
-        format::load_tile(isa, w.ty(), &w.sixteen_rows(first, end), tile);
+        format::load_tile(isa, ty, rows, tile);
     }
 
     /// Codes of all groups.

@@ -4,9 +4,8 @@ use super::super::activation::QuantizedRow;
 use super::super::tile::{Minima, ROWS, Tile};
 
 /// See [`super::multiply`].
-pub(super) fn multiply(tile: &Tile, x: &[QuantizedRow<'_>], out: &mut [[f32; ROWS]]) {
-    for (x, out) in x.iter().zip(out) {
-        let mut acc = [0.0f32; ROWS];
+pub(super) fn multiply(tile: &Tile, x: &[QuantizedRow<'_>], acc: &mut [[f32; ROWS]]) {
+    for (x, acc) in x.iter().zip(acc) {
         for (group, (codes, scales)) in tile.codes().iter().zip(tile.scales()).enumerate() {
             let q = &x.q[group * 32..][..32];
             let sums = &x.sums[group * 2..][..2];
@@ -27,6 +26,5 @@ pub(super) fn multiply(tile: &Tile, x: &[QuantizedRow<'_>], out: &mut [[f32; ROW
                 }
             }
         }
-        *out = acc;
     }
 }

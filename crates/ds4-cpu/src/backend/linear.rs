@@ -1,0 +1,85 @@
+//! Matrix products of an operation, cut into tasks together.
+
+use std::ops::Range;
+
+use ds4_model::{Compute, Model, Tensor};
+
+use crate::kernels::{Isa, Matrix, QuantizedRows, Rows, SharedOut, matmul_f32, matmul_i8};
+use crate::pool::Pool;
+
+/// What the weights are multiplied with: the same activations in both forms. The int8 form may be missing when no
+/// product of the operation uses it.
+#[derive(Clone, Copy)]
+pub(super) struct Operand<'a> {
+    pub float: &'a [f32],
+    pub int8: Option<&'a QuantizedRows>,
+}
+
+/// One product: output rows of `weight` times the rows of `x`.
+pub(super) struct Product<'a> {
+    pub weight: Matrix<'a>,
+    pub x: Operand<'a>,
+    pub rows: Rows<'a>,
+    pub y: &'a SharedOut<'a>,
+    /// Column of `y` that takes the first output.
+    pub column: usize,
+}
+
+/// Matrix `slab` of a tensor, as the kernels take it.
+pub(super) fn matrix<'a>(model: &'a Model, tensor: &Tensor, slab: usize) -> Matrix<'a> {
+    part(tensor, tensor.rows, model.slab(tensor, slab))
+}
+
+/// Rows `rows` of a tensor's only matrix.
+pub(super) fn matrix_rows<'a>(model: &'a Model, tensor: &Tensor, rows: Range<usize>) -> Matrix<'a> {
+    let bytes = model.slab(tensor, 0);
+    let size = bytes.len() / tensor.rows;
+    part(tensor, rows.len(), &bytes[rows.start * size..rows.end * size])
+}
+
+fn part<'a>(tensor: &Tensor, rows: usize, bytes: &'a [u8]) -> Matrix<'a> {
+    Matrix::new(tensor.ty, rows, tensor.cols, bytes).expect("the model was validated when it was bound")
+}
+
+/// Whether products with this tensor take int8 activations.
+pub(super) fn uses_int8(compute: Compute, tensor: &Tensor) -> bool {
+    compute == Compute::Int8 && tensor.ty.is_block_format()
+}
+
+/// Multiplies all rows of `x` with each target's tensor; results go to its array, [rows, rows of the tensor].
+pub(super) fn run_all(pool: &Pool, isa: Isa, model: &Model, x: Operand<'_>, targets: Vec<(&Tensor, &mut [f32])>) {
+    let targets: Vec<(&Tensor, SharedOut)> =
+        targets.into_iter().map(|(tensor, y)| (tensor, SharedOut::new(y, tensor.rows))).collect();
+    let products: Vec<Product> = targets
+        .iter()
+        .map(|(tensor, y)| Product { weight: matrix(model, tensor, 0), x, rows: Rows::All, y, column: 0 })
+        .collect();
+    run(pool, isa, &products);
+}
+
+/// Runs all products, sharing the pool's threads among them by the bytes that each has to read.
+pub(super) fn run(pool: &Pool, isa: Isa, products: &[Product<'_>]) {
+    /// Output rows that the kernels compute side by side.
+    const TILE: usize = 16;
+    let bytes = |p: &Product| p.weight.rows() * p.weight.row_bytes();
+    let total: usize = products.iter().map(bytes).sum();
+    // Several pieces per thread let a thread that was interrupted fall behind without holding up the rest.
+    let target = (total / (pool.threads() * 4)).max(16 * 1024);
+    let mut tasks: Vec<(usize, Range<usize>)> = Vec::new();
+    for (i, product) in products.iter().enumerate() {
+        let rows = product.weight.rows();
+        let piece = (target / product.weight.row_bytes()).max(1).next_multiple_of(TILE);
+        tasks.extend((0..rows).step_by(piece).map(|first| (i, first..(first + piece).min(rows))));
+    }
+    pool.run(tasks.len(), |task| {
+        let (product, range) = &tasks[task];
+        let Product { weight, x, rows, y, column } = &products[*product];
+        // SAFETY: tasks of one product have disjoint column ranges; products that share an array write disjoint rows
+        // or disjoint columns of it, which is how the operations build them.
+        let mut y = unsafe { y.columns(column + range.start..column + range.end) };
+        match x.int8 {
+            Some(x) if weight.ty().is_block_format() => matmul_i8(isa, weight, range.clone(), x, *rows, &mut y),
+            _ => matmul_f32(isa, weight, range.clone(), x.float, *rows, &mut y),
+        }
+    });
+}
