@@ -26,6 +26,24 @@ fn convert<const N: usize>(bytes: &[u8], out: &mut [f32], from: impl Fn([u8; N])
     }
 }
 
+/// Encodes finite elements in a plain type; what a type cannot reach becomes its infinity (floats)
+/// or its limit (I32).
+pub(super) fn quantize(ty: TensorType, x: &[f32], out: &mut [u8]) {
+    match ty {
+        TensorType::F32 => store(x, out, f32::to_le_bytes),
+        TensorType::F16 => store(x, out, |x| f16::from_f32(x).to_le_bytes()),
+        TensorType::BF16 => store(x, out, |x| bf16::from_f32(x).to_le_bytes()),
+        TensorType::I32 => store(x, out, |x| (x.round() as i32).to_le_bytes()),
+        _ => unreachable!("{ty} is a block format"),
+    }
+}
+
+fn store<const N: usize>(x: &[f32], out: &mut [u8], to: impl Fn(f32) -> [u8; N]) {
+    for (x, raw) in x.iter().zip(out.as_chunks_mut::<N>().0) {
+        *raw = to(*x);
+    }
+}
+
 /// The first element that is not a finite number.
 pub(super) fn find_bad(ty: TensorType, bytes: &[u8]) -> Option<(usize, &'static str)> {
     match ty {

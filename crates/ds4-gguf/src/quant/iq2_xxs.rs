@@ -11,7 +11,7 @@
 
 use super::activation::{ActivationRow, GROUP};
 use super::iq2_xxs_grid::GRID;
-use super::{BlockFormat, f16_at, int_dot};
+use super::{BlockFormat, f16_at, int_dot, iq2_xxs_search};
 use crate::TensorType;
 
 /// The format; see the module's text.
@@ -74,6 +74,10 @@ impl BlockFormat for Iq2Xxs {
                 *y = scale * f32::from(group.signed(i));
             }
         }
+    }
+
+    fn quantize(x: &[f32], w: &[f32], block: &mut [u8]) {
+        iq2_xxs_search::encode(x, w, block);
     }
 
     fn dot(block: &[u8], x: ActivationRow<'_>, mut acc: f32) -> f32 {

@@ -57,6 +57,25 @@ const fn unpack() -> [[u8; 8]; 256] {
     grid
 }
 
+/// Each row's halves as numbers in base 3, element 0 (or 4) in the lowest digit: an index into
+/// tables over all combinations of four magnitudes.
+pub(super) static QUADS: [[u8; 2]; 256] = quads();
+
+const fn quads() -> [[u8; 2]; 256] {
+    let mut quads = [[0; 2]; 256];
+    let mut row = 0;
+    while row < 256 {
+        let mut k = 8;
+        while k > 0 {
+            k -= 1;
+            let digit = (PACKED[row] >> (2 * k) & 3) as u8;
+            quads[row][k / 4] = 3 * quads[row][k / 4] + digit;
+        }
+        row += 1;
+    }
+    quads
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -15,9 +15,11 @@
 //! weight scales that each format's file gives. No reordering of the integer sums can change a bit.
 
 pub mod activation;
+mod affine_search;
 mod float;
 pub mod iq2_xxs;
 pub mod iq2_xxs_grid;
+mod iq2_xxs_search;
 pub mod mxfp4;
 pub mod q2_k;
 pub mod q4_k;
@@ -42,6 +44,10 @@ pub trait BlockFormat {
 
     /// Decodes one block. `block`: `BYTES` bytes; `out`: `LEN` elements.
     fn dequantize(block: &[u8], out: &mut [f32]);
+
+    /// Encodes one block so that `sum w (x - y)^2` is small.
+    /// `x`: `LEN` finite elements; `w`: their positive weights; `block`: `BYTES` bytes, all written.
+    fn quantize(x: &[f32], w: &[f32], block: &mut [u8]);
 
     /// Adds the groups of one block to the accumulator, by the canonical arithmetic.
     /// `x` holds the block's `LEN` activations.
@@ -83,6 +89,59 @@ fn dequantize_blocks<F: BlockFormat>(bytes: &[u8], out: &mut [f32]) {
     for (block, y) in bytes.chunks_exact(F::BYTES).zip(out.chunks_exact_mut(F::LEN)) {
         F::dequantize(block, y);
     }
+}
+
+/// Encodes whole rows (or any whole number of blocks).
+///
+/// `importance` weighs the squared error of each element: for a matrix, the mean square of the
+/// activation that the column is multiplied by, repeated for each row of `x`. Negative and
+/// non-finite weights count as zero, a block without positive weights as one without importance.
+/// Q8_0 and the plain types do not use it. I32 elements are rounded and saturate.
+///
+/// # Errors
+/// [`NotFinite`] if an element is a NaN or an infinity; what `out` then holds is unspecified.
+///
+/// # Panics
+/// If `out` is not the storage of exactly `x.len()` elements, or `importance` is not as long as `x`.
+pub fn quantize_row(ty: TensorType, x: &[f32], importance: Option<&[f32]>, out: &mut [u8]) -> Result<(), NotFinite> {
+    check_lengths(ty, out.len(), x.len());
+    assert!(importance.is_none_or(|importance| importance.len() == x.len()), "one weight of importance per element");
+    if let Some(index) = x.iter().position(|x| !x.is_finite()) {
+        return Err(NotFinite { index });
+    }
+    for_format!(ty, quantize_blocks(x, importance, out), float::quantize(ty, x, out));
+    Ok(())
+}
+
+fn quantize_blocks<F: BlockFormat>(x: &[f32], importance: Option<&[f32]>, out: &mut [u8]) {
+    // Long enough for every format.
+    let mut weights = [1.0; 256];
+    let weights = &mut weights[..F::LEN];
+    let blocks = x.chunks_exact(F::LEN).zip(out.chunks_exact_mut(F::BYTES));
+    for (i, (x, block)) in blocks.enumerate() {
+        if let Some(importance) = importance {
+            block_weights(&importance[i * F::LEN..][..F::LEN], weights);
+        }
+        F::quantize(x, weights, block);
+    }
+}
+
+/// Weights relative to their mean. None is zero, so that an element that no calibration text
+/// touched still gets a sensible code.
+fn block_weights(importance: &[f32], weights: &mut [f32]) {
+    let usable = |x: f32| if x.is_finite() && x > 0.0 { f64::from(x) } else { 0.0 };
+    let mean = importance.iter().map(|&x| usable(x)).sum::<f64>() / importance.len() as f64;
+    for (w, &x) in weights.iter_mut().zip(importance) {
+        *w = if mean > 0.0 { (usable(x) / mean).max(1e-4) as f32 } else { 1.0 };
+    }
+}
+
+/// An element that no format can encode.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("element {index} is infinite or not a number and cannot be quantized")]
+pub struct NotFinite {
+    /// Its position in the given row.
+    pub index: usize,
 }
 
 /// Integer dot product of a weight row in a block format and a quantized activation row.

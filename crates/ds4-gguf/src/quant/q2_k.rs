@@ -12,6 +12,7 @@
 //! `M = minimum0 sum0(x) + minimum1 sum1(x)`, `mw = dmin`.
 
 use super::activation::{ActivationRow, GROUP};
+use super::affine_search::{self, Form};
 use super::{BlockFormat, f16_at, int_dot};
 use crate::TensorType;
 
@@ -57,6 +58,21 @@ impl BlockFormat for Q2K {
                 *y = step * f32::from(code(block, SUB * b + k)) - base;
             }
         }
+    }
+
+    fn quantize(x: &[f32], w: &[f32], block: &mut [u8]) {
+        const FORM: Form = Form { sub: SUB, max_code: 3, max_scale: 15, shrinks: &[0.0, 0.08, 0.16, 0.24] };
+        let encoded = affine_search::encode(&FORM, x, w);
+        block.fill(0);
+        for (b, (scale, min)) in encoded.scales.iter().zip(encoded.mins).enumerate() {
+            block[b] = scale | min << 4;
+        }
+        for (i, code) in encoded.codes.iter().enumerate() {
+            let (byte, shift) = code_place(i);
+            block[byte] |= code << shift;
+        }
+        block[D..DMIN].copy_from_slice(&encoded.d.to_le_bytes());
+        block[DMIN..].copy_from_slice(&encoded.dmin.to_le_bytes());
     }
 
     fn dot(block: &[u8], x: ActivationRow<'_>, mut acc: f32) -> f32 {

@@ -11,6 +11,7 @@
 //! `M = sum x`, `mw = dmin minimum`.
 
 use super::activation::{ActivationRow, GROUP};
+use super::affine_search::{self, Form};
 use super::{BlockFormat, f16_at, int_dot};
 use crate::TensorType;
 
@@ -57,6 +58,27 @@ impl BlockFormat for Q4K {
             let (step, base) = (d * f32::from(scale), dmin * f32::from(min));
             for (y, code) in y.iter_mut().zip(codes(block, b)) {
                 *y = step * f32::from(code) - base;
+            }
+        }
+    }
+
+    fn quantize(x: &[f32], w: &[f32], block: &mut [u8]) {
+        const FORM: Form = Form { sub: SUB, max_code: 15, max_scale: 63, shrinks: &[-0.02, 0.0, 0.025, 0.05] };
+        let encoded = affine_search::encode(&FORM, x, w);
+        block[D..DMIN].copy_from_slice(&encoded.d.to_le_bytes());
+        block[DMIN..SCALES].copy_from_slice(&encoded.dmin.to_le_bytes());
+        for b in 0..4 {
+            // The inverse of `scale_min`: sub-blocks `b` and `b + 4` share the bytes of `b`.
+            let (s, m) = (encoded.scales, encoded.mins);
+            block[SCALES + b] = s[b] | (s[b + 4] >> 4) << 6;
+            block[SCALES + b + 4] = m[b] | (m[b + 4] >> 4) << 6;
+            block[SCALES + b + 8] = (s[b + 4] & 15) | (m[b + 4] & 15) << 4;
+        }
+        let pairs = encoded.codes.chunks_exact(2 * SUB);
+        for (codes, bytes) in pairs.zip(block[CODES..].chunks_exact_mut(SUB)) {
+            let (low, high) = codes.split_at(SUB);
+            for ((byte, low), high) in bytes.iter_mut().zip(low).zip(high) {
+                *byte = low | high << 4;
             }
         }
     }

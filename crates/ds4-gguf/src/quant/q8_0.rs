@@ -7,6 +7,8 @@
 //!
 //! `y[i] = d q[i]`. Canonical arithmetic: `I = sum q x`, `sw = d`.
 
+use half::f16;
+
 use super::activation::ActivationRow;
 use super::{BlockFormat, f16_at, int_dot};
 use crate::TensorType;
@@ -24,6 +26,20 @@ impl BlockFormat for Q8_0 {
         let d = f16_at(block, 0);
         for (y, &q) in out.iter_mut().zip(&block[CODES..]) {
             *y = d * f32::from(q as i8);
+        }
+    }
+
+    /// The reference rule, which leaves the weights aside: `d = max|x| / 127`, codes by the unrounded
+    /// `d`, halves away from zero.
+    fn quantize(x: &[f32], _w: &[f32], block: &mut [u8]) {
+        let amax = x.iter().fold(0.0f32, |a, x| a.max(x.abs()));
+        // Beyond what half precision can scale, the largest elements are clipped.
+        let d = (amax / 127.0).min(f16::MAX.to_f32());
+        let id = if d > 0.0 { 1.0 / d } else { 0.0 };
+        block[..CODES].copy_from_slice(&f16::from_f32(d).to_le_bytes());
+        for (q, x) in block[CODES..].iter_mut().zip(x) {
+            // The limits concern clipped elements and scales whose reciprocal is infinite.
+            *q = (x * id).round().clamp(-127.0, 127.0) as i8 as u8;
         }
     }
 

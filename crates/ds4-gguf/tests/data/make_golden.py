@@ -10,14 +10,15 @@ ones: all bits clear, all bits set, largest, smallest, negative and subnormal sc
 
 `activations.*` and `<type>.rows`, `<type>.dot` fix the canonical arithmetic of the integer dot
 products: six weight rows of 512 elements per format against one activation row, computed here with
-exact rational numbers and one rounding per fused multiply-add.
+exact rational numbers and one rounding per fused multiply-add. `q8_0.encoded` is what the package
+makes of `activations.f32`.
 """
 import os
 from fractions import Fraction
 
 import numpy as np
 from gguf import GGMLQuantizationType as T
-from gguf.quants import Q4_K, dequantize
+from gguf.quants import Q4_K, dequantize, quantize
 
 HERE = os.path.dirname(os.path.abspath(__file__))
 N_RANDOM = 8
@@ -170,6 +171,7 @@ def make_dots():
     save("activations.f32", x)
     save("activations.q", q)
     save("activations.d", d)
+    save("q8_0.encoded", quantize(x, T.Q8_0))
     for name, (ty, size, halves) in FORMATS.items():
         if name in ("f16", "bf16"):
             continue
