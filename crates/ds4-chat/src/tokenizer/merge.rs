@@ -15,8 +15,8 @@ pub(super) const MAX_MERGES: usize = 1 << 24;
 /// The rank of a pair that cannot be merged.
 const NEVER: u32 = u32::MAX;
 
-/// Pre-tokens of at most this many bytes are merged by scanning. Measured: the two ways cost the same near 40 bytes.
-const SCAN_LIMIT: usize = 32;
+/// Pre-tokens of at most this many bytes are merged by scanning. Measured: the two ways cost the same near 100 bytes.
+const SCAN_LIMIT: usize = 64;
 
 /// The merges of a vocabulary.
 pub(super) struct MergeTable {
@@ -178,6 +178,12 @@ impl MergeBuffers {
         self.nodes.shrink_to(limit);
         self.candidates.clear();
         self.candidates.shrink_to(limit);
+    }
+
+    /// Entries that the buffers for long pre-tokens have room for.
+    #[cfg(test)]
+    pub(super) fn capacity(&self) -> usize {
+        self.nodes.capacity() + self.candidates.capacity()
     }
 }
 

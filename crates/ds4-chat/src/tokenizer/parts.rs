@@ -46,10 +46,10 @@ impl Tokenizer {
         M: IntoIterator<Item = &'a str>,
     {
         if parts.model != "gpt2" {
-            return Err(TokenizerError::UnknownModel { found: parts.model.to_owned() });
+            return Err(TokenizerError::UnknownModel { found: shown(parts.model) });
         }
         if !matches!(parts.pre, "joyai-llm" | "deepseek-v3") {
-            return Err(TokenizerError::UnknownPreTokenizer { found: parts.pre.to_owned() });
+            return Err(TokenizerError::UnknownPreTokenizer { found: shown(parts.pre) });
         }
         let tokens: Vec<&str> = parts.tokens.into_iter().collect();
         let types: Vec<i32> = parts.token_types.into_iter().collect();
@@ -85,11 +85,11 @@ fn read_tokens(tokens: &[&str], types: &[i32]) -> Result<Vocabulary, TokenizerEr
         match kind {
             1 => vocabulary.push_spelled(token).map_err(|symbol| TokenizerError::NotByteSymbols {
                 id,
-                token: token.to_owned(),
+                token: shown(token),
                 symbol,
             })?,
             3 | 4 => vocabulary.push_added(token),
-            _ => return Err(TokenizerError::UnknownTokenType { id, token: token.to_owned(), kind }),
+            _ => return Err(TokenizerError::UnknownTokenType { id, token: shown(token), kind }),
         }
         let length = vocabulary.token_bytes(id).len();
         if length > MAX_TOKEN_BYTES {
@@ -108,7 +108,7 @@ fn read_merges<'a>(
         HashMap::with_capacity_and_hasher(tokens.len(), RandomState::default());
     for (id, &token) in (0u32..).zip(tokens) {
         if let Some(first) = ids.insert(token, id) {
-            return Err(TokenizerError::DuplicateToken { first, second: id, token: token.to_owned() });
+            return Err(TokenizerError::DuplicateToken { first, second: id, token: shown(token) });
         }
     }
     let normal = |spelling: &str| ids.get(spelling).copied().filter(|&id| !vocabulary.is_added(id));
@@ -127,12 +127,12 @@ fn read_merges<'a>(
         }
         let parts =
             merge.split_once(' ').filter(|(left, right)| !left.is_empty() && !right.is_empty() && !right.contains(' '));
-        let (left, right) = parts.ok_or_else(|| TokenizerError::MalformedMerge { index, merge: merge.to_owned() })?;
+        let (left, right) = parts.ok_or_else(|| TokenizerError::MalformedMerge { index, merge: shown(merge) })?;
         let find = |token: &str| {
             normal(token).ok_or_else(|| TokenizerError::UnknownInMerge {
                 index,
-                merge: merge.to_owned(),
-                token: token.to_owned(),
+                merge: shown(merge),
+                token: shown(token),
             })
         };
         joined.clear();
@@ -141,8 +141,17 @@ fn read_merges<'a>(
         table.push(find(left)?, find(right)?, find(&joined)?).map_err(|first| TokenizerError::DuplicateMerge {
             first: first as usize,
             second: index,
-            merge: merge.to_owned(),
+            merge: shown(merge),
         })?;
     }
     Ok(table)
+}
+
+/// The beginning of a string from the file, for a message: a damaged file may have strings of any length.
+fn shown(text: &str) -> String {
+    const LONGEST: usize = 80;
+    match text.char_indices().nth(LONGEST) {
+        Some((end, _)) => format!("{}…", &text[..end]),
+        None => text.to_owned(),
+    }
 }

@@ -172,7 +172,57 @@ impl<'t> Iterator for PreTokens<'t> {
 
 #[cfg(test)]
 mod tests {
+    use fancy_regex::Regex;
+    use proptest::prelude::*;
+
+    use super::super::unicode_class_table::RUNS;
     use super::*;
+
+    const PATTERNS: [&str; 3] = [
+        r"\p{N}{1,3}",
+        "[一-龥\u{3040}-ゟ゠-ヿ]+",
+        r##"[!"#$%&'()*+,\-./:;<=>?@\[\\\]^_`{|}~][A-Za-z]+|[^\r\n\p{L}\p{P}\p{S}]?[\p{L}\p{M}]+| ?[\p{P}\p{S}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"##,
+    ];
+
+    /// Cuts a text with the three regular expressions, as the official tokenizer does.
+    fn cut_by_patterns<'t>(patterns: &[Regex], text: &'t str) -> Vec<&'t str> {
+        let [pattern, rest @ ..] = patterns else { return vec![text] };
+        let mut pieces = Vec::new();
+        let mut end = 0;
+        for found in pattern.find_iter(text) {
+            let found = found.expect("no backtracking limit");
+            pieces.extend([&text[end..found.start()], found.as_str()]);
+            end = found.end();
+        }
+        pieces.push(&text[end..]);
+        let pieces = pieces.into_iter().filter(|piece| !piece.is_empty());
+        pieces.flat_map(|piece| cut_by_patterns(rest, piece)).collect()
+    }
+
+    /// Characters around the borders of the classes, and those that the patterns name.
+    fn character() -> impl Strategy<Value = char> {
+        let border = (any::<prop::sample::Index>(), 0..2u32).prop_map(|(run, before)| {
+            char::from_u32((run.get(&RUNS[..]) >> 8).saturating_sub(before)).unwrap_or('\u{e000}')
+        });
+        let named = " \t\r\n\u{b}\u{85}\u{a0}\u{2028}\u{3000}aZ_'./!1é\u{301}一龥\u{3040}゛ー゠・\u{200b}½中。«";
+        prop_oneof![
+            4 => prop::sample::select(named.chars().collect::<Vec<_>>()),
+            2 => border,
+            1 => any::<char>(),
+        ]
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(4000))]
+
+        #[test]
+        fn pieces_are_those_of_the_patterns(text in prop::collection::vec(character(), 0..16)) {
+            static REGEXES: std::sync::LazyLock<[Regex; 3]> =
+                std::sync::LazyLock::new(|| PATTERNS.map(|pattern| Regex::new(pattern).expect("a valid pattern")));
+            let text: String = text.into_iter().collect();
+            prop_assert_eq!(cut(&text), cut_by_patterns(&*REGEXES, &text));
+        }
+    }
 
     fn cut(text: &str) -> Vec<&str> {
         PreTokens::new(text).collect()

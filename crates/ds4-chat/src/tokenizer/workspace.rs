@@ -118,3 +118,69 @@ impl WorkspacePool {
         result
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::tokenizer::Tokenizer;
+
+    /// Words of 2 to 29 letters, far more of them than the cache has slots, each of them twice in a row.
+    fn words() -> impl Iterator<Item = Vec<u8>> {
+        let mut state = 1u64;
+        let mut random = move |below: u64| {
+            state = state.wrapping_mul(0x5851_f42d_4c95_7f2d).wrapping_add(0x1405_7b7e_f767_814f);
+            (state >> 33) % below
+        };
+        std::iter::from_fn(move || Some((0..2 + random(28)).map(|_| b'a' + random(6) as u8).collect::<Vec<_>>()))
+            .take(4 * SLOTS)
+            .flat_map(|word| [word.clone(), word])
+    }
+
+    #[test]
+    fn the_cache_changes_no_ids() {
+        let merges = Tokenizer::official().unwrap().merges;
+        let mut cached = Workspace::new();
+        let mut plain = MergeBuffers::default();
+        for word in words() {
+            let (mut ids, mut expected) = (Vec::new(), Vec::new());
+            cached.encode(&merges, &word, &mut ids);
+            merges.merge(&word, &mut plain, &mut expected);
+            assert_eq!(ids, expected, "{}", String::from_utf8_lossy(&word));
+        }
+        let used = cached.cache.iter().filter(|slot| slot.key_length > 0).count();
+        assert!(used > SLOTS / 2, "the cache was used: {used} slots");
+    }
+
+    #[test]
+    fn words_that_differ_only_in_trailing_zero_bytes_are_told_apart() {
+        let merges = Tokenizer::official().unwrap().merges;
+        let mut workspace = Workspace::new();
+        for zeros in [1, 3, 2, 1, 5] {
+            let word = [b"x", &[0u8; 5][..zeros]].concat();
+            let mut ids = Vec::new();
+            workspace.encode(&merges, &word, &mut ids);
+            assert_eq!(ids.len(), 1 + zeros);
+        }
+    }
+
+    #[test]
+    fn the_pool_stays_small() {
+        let pool = WorkspacePool::default();
+        let merges = Tokenizer::official().unwrap().merges;
+        // All of them hold a workspace at the same time.
+        let barrier = std::sync::Barrier::new(2 * POOLED);
+        let work = || {
+            pool.with(|workspace| {
+                workspace.encode(&merges, &[b'a'; 4 * POOLED_BUFFER], &mut Vec::new());
+                barrier.wait();
+            });
+        };
+        std::thread::scope(|scope| (0..2 * POOLED).for_each(|_| drop(scope.spawn(work))));
+        let idle = pool.idle.into_inner().unwrap();
+        assert_eq!(idle.len(), POOLED);
+        assert!(
+            idle.iter().all(|workspace| workspace.buffers.capacity() <= 2 * POOLED_BUFFER),
+            "long words are forgotten"
+        );
+    }
+}
