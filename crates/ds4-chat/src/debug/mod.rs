@@ -4,9 +4,11 @@
 //! `response_format` on a system or developer message.
 
 mod fields;
+mod parse;
 
 mod render;
 
 pub use fields::DebugError;
+pub use parse::parse_line;
 
 pub use render::render_line;

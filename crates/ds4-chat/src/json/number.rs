@@ -14,8 +14,7 @@ fn float_spelling(value: f64) -> String {
     if value.is_infinite() {
         return if value > 0.0 { "Infinity" } else { "-Infinity" }.to_owned();
     }
-    // `{:e}` gives the shortest digits that round-trip, as `d.ddde±x`.
-    let scientific = format!("{value:e}");
+    let scientific = shortest(value);
     let (mantissa, exponent) = scientific.split_once('e').unwrap_or((&scientific, "0"));
     let exponent: i32 = exponent.parse().unwrap_or(0);
     let (sign, mantissa) = match mantissa.strip_prefix('-') {
@@ -36,6 +35,15 @@ fn float_spelling(value: f64) -> String {
         return format!("{sign}{digits}{}.0", "0".repeat(whole_len - digits.len()));
     }
     format!("{sign}{}.{}", &digits[..whole_len], &digits[whole_len..])
+}
+
+/// The shortest digits that round-trip, as `d.ddde±x`. Where two of that length lie equally near, Python takes the even
+/// one and Rust's `{:e}` the upper one, so the digits are rounded again from the exact value.
+fn shortest(value: f64) -> String {
+    let upper = format!("{value:e}");
+    let digits = upper.split('e').next().unwrap_or_default().bytes().filter(u8::is_ascii_digit).count();
+    let nearest = format!("{value:.precision$e}", precision = digits.saturating_sub(1));
+    if nearest.parse() == Ok(value) { nearest } else { upper }
 }
 
 #[cfg(test)]
@@ -68,6 +76,9 @@ mod tests {
             ("1e400", "Infinity"),
             ("-1e400", "-Infinity"),
             ("5e-324", "5e-324"),
+            // A tie: exactly 2016391749092625.25.
+            ("2016391749092625.2", "2016391749092625.2"),
+            ("9007199254740993.5", "9007199254740994.0"),
         ];
         for (source, expected) in cases {
             assert_eq!(python_spelling(source), expected, "{source}");
