@@ -37,8 +37,9 @@ impl CpuBackend {
             let (input, post, comb) = (input.row_mut(row), post.row_mut(row), comb.row_mut(row));
             let streams = &streams[row * hc * n_embd..][..hc * n_embd];
             let factor = rms_factor(isa, streams, config.eps);
-            let value =
-                |i: usize, scale: usize| mixes[row * outputs + i] * factor * connection.scale[scale] + connection.base[i];
+            let value = |i: usize, scale: usize| {
+                mixes[row * outputs + i] * factor * connection.scale[scale] + connection.base[i]
+            };
             let mut give = [0.0; 16];
             let give = &mut give[..hc];
             give.iter_mut().enumerate().for_each(|(i, a)| *a = value(i, 0));
@@ -104,9 +105,8 @@ impl CpuBackend {
             let mut head = unsafe { head.columns(0..n_embd) };
             let streams = &streams[wanted[slot] * hc * n_embd..][..hc * n_embd];
             let factor = rms_factor(isa, streams, config.eps);
-            let mut give: Vec<f32> = (0..hc)
-                .map(|i| mixes[slot * hc + i] * factor * parameters.scale[0] + parameters.base[i])
-                .collect();
+            let mut give: Vec<f32> =
+                (0..hc).map(|i| mixes[slot * hc + i] * factor * parameters.scale[0] + parameters.base[i]).collect();
             math::sigmoid(isa, &mut give);
             give.iter_mut().for_each(|a| *a += config.hc_eps);
             let head = head.row_mut(slot);
