@@ -125,3 +125,27 @@ fn tokens_give_what_their_text_gives() {
         }
     }
 }
+
+#[test]
+fn well_formed_outputs_are_understood_as_by_the_official_parsers() {
+    let tokenizer = Tokenizer::official().expect("the official tokenizer loads");
+    let mut compared = 0;
+    for case in cases().iter().filter(|case| case["category"] == "well_formed") {
+        let got = parse_line(&case["input"].to_string(), &tokenizer).expect("the line is valid");
+        for oracle in ["official_parser", "recipe_parser"] {
+            let recorded = &case[oracle];
+            if recorded["tool_calls"].is_null() {
+                continue;
+            }
+            compared += 1;
+            assert_eq!(got["content"], recorded["content"], "{} {oracle}", case["id"]);
+            assert_eq!(got["reasoning_content"], recorded["reasoning_content"], "{} {oracle}", case["id"]);
+            let calls = |value: &Value| -> Vec<(Value, Value)> {
+                let calls = value["tool_calls"].as_array().expect("calls");
+                calls.iter().map(|call| (call["name"].clone(), call["arguments"].clone())).collect()
+            };
+            assert_eq!(calls(&got), calls(recorded), "{} {oracle}", case["id"]);
+        }
+    }
+    assert!(compared >= 90, "only {compared} results were compared");
+}

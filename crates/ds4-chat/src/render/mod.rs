@@ -294,7 +294,7 @@ impl<'a> Renderer<'a> {
             }
         }
         let (prompt, boundaries) = self.writer.finish();
-        RenderedPrompt { prompt, boundaries, start, after_reasoning }
+        RenderedPrompt { prompt, boundaries, start, shows_tools: self.show_tools, after_reasoning }
     }
 }
 

@@ -1,6 +1,6 @@
 //! The result of rendering, and the writer that collects it.
 
-use crate::dsml::Start;
+use crate::dsml::{Options, Start};
 use crate::special::{Piece, Prompt};
 
 /// A prompt, and what the engine must know to run it.
@@ -10,11 +10,20 @@ pub struct RenderedPrompt {
     pub prompt: Prompt,
     /// Places worth a snapshot, in order: a later prompt of the same conversation is likely to agree up to there.
     pub boundaries: Vec<Boundary>,
-    /// Where the model's output starts; goes to the output parser.
+    /// Where the model's output starts.
     pub start: Start,
+    /// Whether tools are shown, so that calls may come.
+    pub shows_tools: bool,
     /// What to append to the model's output right after `</think>`, as if it had written it: the opening of a forced
     /// tool call in thinking mode. (In chat mode the prompt ends with it.)
     pub after_reasoning: Option<Prompt>,
+}
+
+impl RenderedPrompt {
+    /// How to parse the model's output, with the optional behaviour off.
+    pub fn parser_options(&self) -> Options {
+        Options { start: self.start.clone(), tools: self.shows_tools, ..Options::default() }
+    }
 }
 
 /// A place between two pieces of a prompt. What follows it starts with a control token or is the end, so the tokens
