@@ -1,0 +1,160 @@
+//! Which tokens may be drawn: top-k, top-p, min-p.
+
+use std::cmp::Ordering;
+
+/// A token and its logit.
+pub(super) type Candidate = (u32, f32);
+
+/// Order from the likeliest token to the least likely; of equal ones (0 and -0 are equal) the lowest id first.
+///
+/// Total, because logits here are never NaN.
+pub(super) fn rank(a: &Candidate, b: &Candidate) -> Ordering {
+    b.1.partial_cmp(&a.1).unwrap_or(Ordering::Equal).then(a.0.cmp(&b.0))
+}
+
+/// The truncations of a request.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Truncation {
+    pub(super) temperature: f64,
+    /// 0: off.
+    pub(super) top_k: usize,
+    pub(super) top_p: f64,
+    pub(super) min_p: f64,
+}
+
+impl Truncation {
+    /// The weight of a token relative to the likeliest one, whose logit is `max`: exp((logit - max) / temperature).
+    pub(super) fn weight(&self, logit: f32, max: f32) -> f64 {
+        libm::exp((logit as f64 - max as f64) / self.temperature)
+    }
+
+    /// Fills `candidates` with the tokens that pass top-k, top-p and min-p, in order of their ids.
+    ///
+    /// logits: [n_vocab], no NaN, no +∞; `max` is the largest, finite. Tokens of logit -∞ never pass; the
+    /// likeliest always does. Without top-p, or with it and few likely tokens, this takes linear time.
+    pub(super) fn select(&self, logits: &[f32], max: f32, candidates: &mut Vec<Candidate>) {
+        // Top-p is a share of what top-k left, so what min-p will drop has to stay for the sum.
+        let needs_sum = self.top_p < 1.0;
+        let lowest = if needs_sum { f64::NEG_INFINITY } else { self.lowest_logit(max) };
+        candidates.clear();
+        let all = logits.iter().enumerate().map(|(token, &logit)| (token as u32, logit));
+        candidates.extend(all.filter(|&(_, logit)| logit > f32::NEG_INFINITY && logit as f64 >= lowest));
+
+        let mut selected = false;
+        if self.top_k > 0 && self.top_k < candidates.len() {
+            candidates.select_nth_unstable_by(self.top_k - 1, rank);
+            candidates.truncate(self.top_k);
+            selected = true;
+        }
+        if needs_sum {
+            // In order of ids: a sum must not depend on how the selection permuted its terms.
+            if selected {
+                candidates.sort_unstable_by_key(|&(token, _)| token);
+            }
+            let sum: f64 = candidates.iter().map(|&(_, logit)| self.weight(logit, max)).sum();
+            let lowest = self.lowest_logit(max);
+            candidates.retain(|&(_, logit)| logit as f64 >= lowest);
+            self.keep_share(candidates, max, self.top_p * sum);
+            selected = true;
+        }
+        if selected {
+            candidates.sort_unstable_by_key(|&(token, _)| token);
+        }
+    }
+
+    /// The lowest logit that min-p lets pass.
+    fn lowest_logit(&self, max: f32) -> f64 {
+        if self.min_p > 0.0 { max as f64 + self.temperature * libm::log(self.min_p) } else { f64::NEG_INFINITY }
+    }
+
+    /// Keeps the likeliest candidates that together reach the weight `share`, at least one.
+    ///
+    /// Sorts only as many as are needed: blocks of the likeliest, each eight times as large as the one before.
+    fn keep_share(&self, candidates: &mut Vec<Candidate>, max: f32, share: f64) {
+        const FIRST_BLOCK: usize = 64;
+        let (mut sum, mut sorted, mut block) = (0.0, 0, FIRST_BLOCK);
+        while sorted < candidates.len() {
+            let rest = &mut candidates[sorted..];
+            if block < rest.len() {
+                rest.select_nth_unstable_by(block - 1, rank);
+            }
+            let taken = block.min(rest.len());
+            rest[..taken].sort_unstable_by(rank);
+            for (index, &(_, logit)) in rest[..taken].iter().enumerate() {
+                sum += self.weight(logit, max);
+                if sum >= share {
+                    candidates.truncate(sorted + index + 1);
+                    return;
+                }
+            }
+            sorted += taken;
+            block *= 8;
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    /// The definition, with everything sorted and nothing clever.
+    fn naive(truncation: &Truncation, logits: &[f32]) -> Vec<u32> {
+        let max = logits.iter().copied().fold(f32::NEG_INFINITY, f32::max);
+        let mut all: Vec<Candidate> = logits
+            .iter()
+            .enumerate()
+            .map(|(token, &logit)| (token as u32, logit))
+            .filter(|c| c.1.is_finite())
+            .collect();
+        all.sort_by(rank);
+        if truncation.top_k > 0 {
+            all.truncate(truncation.top_k);
+        }
+        let mut by_id = all.clone();
+        by_id.sort_by_key(|c| c.0);
+        let share = truncation.top_p * by_id.iter().map(|c| truncation.weight(c.1, max)).sum::<f64>();
+        let mut sum = 0.0;
+        let mut kept = Vec::new();
+        for &(token, logit) in &all {
+            if truncation.top_p < 1.0 && sum >= share && !kept.is_empty() {
+                break;
+            }
+            sum += truncation.weight(logit, max);
+            if truncation.min_p == 0.0
+                || logit as f64 >= max as f64 + truncation.temperature * libm::log(truncation.min_p)
+            {
+                kept.push(token);
+            }
+        }
+        kept.sort_unstable();
+        kept
+    }
+
+    proptest! {
+        #[test]
+        fn selection_equals_its_definition(
+            // Few distinct values: ties are where selections go wrong.
+            logits in prop::collection::vec(prop_oneof![
+                4 => (-40_i8..40).prop_map(|step| f32::from(step) / 8.0),
+                1 => Just(f32::NEG_INFINITY),
+                1 => -5.0_f32..5.0,
+            ], 1..1500),
+            temperature in prop_oneof![Just(1.0), 0.05_f64..2.0],
+            top_k in prop_oneof![Just(0_usize), 1_usize..40, 1_usize..2000],
+            top_p in prop_oneof![Just(1.0), 0.01_f64..1.0],
+            min_p in prop_oneof![Just(0.0), Just(0.05), 0.0_f64..=1.0],
+        ) {
+            prop_assume!(logits.iter().any(|logit| logit.is_finite()));
+            let truncation = Truncation { temperature, top_k, top_p, min_p };
+            let max = logits.iter().copied().fold(f32::NEG_INFINITY, f32::max);
+            let mut candidates = Vec::new();
+            truncation.select(&logits, max, &mut candidates);
+            prop_assert!(candidates.iter().all(|&(token, logit)| logits[token as usize] == logit));
+            let ids: Vec<u32> = candidates.iter().map(|c| c.0).collect();
+            prop_assert!(!ids.is_empty());
+            prop_assert_eq!(ids, naive(&truncation, &logits));
+        }
+    }
+}
