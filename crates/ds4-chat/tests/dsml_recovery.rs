@@ -79,6 +79,9 @@ fn attributes_may_be_unquoted_missing_or_too_many() {
                      <¤parameter name=\"c>d\" type=\"text\" string=\"true\">3</¤parameter>\n\
                      <¤parameter name=\"e\" string=\"true\"/>\n";
     assert_eq!(calls(&parse(&block(parameter))), [r#"t {"a": 1, "b": "2", "c>d": "3", "e": ""}"#]);
+    let text = "<¤invoke name=\"t\" id=\"7\">\n</¤invoke>\n<¤invoke id=\"8\" name=\"u\">\n</¤invoke>\n\
+                <¤invoke name='v'>\n</¤invoke>\n<¤invoke name=w/>\n<¤invoke>\n</¤invoke>";
+    assert_eq!(calls(&parse(text)), ["t {}", "u {}", "v {}", "w {}"]);
 }
 
 #[test]

@@ -245,7 +245,17 @@ impl Block {
                 if attribute_follows(text) {
                     self.state = State::InvokeName(String::new());
                 } else if character == '>' {
+                    let tag = parse_tag(&text[..text.len() - 1]);
                     self.state = State::Between;
+                    // The name has other quotes, or none.
+                    if let Some(ParameterTag { key, self_closing, .. }) = tag.filter(|tag| !tag.key.is_empty()) {
+                        self.report_call(key, events);
+                        if self_closing {
+                            self.end_call(events);
+                        }
+                    }
+                } else if text.len() > MAX_PARAMETER_TAG {
+                    self.state = State::SkippedTag;
                 }
             }
             // A name that lost its closing quote ends with the tag; no tool's name has such characters.

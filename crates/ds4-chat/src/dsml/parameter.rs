@@ -2,7 +2,7 @@
 
 use crate::json::{Json, quote};
 
-/// What a parameter's opening tag says.
+/// What an opening tag says; of a call's tag, the key is the tool's name.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct ParameterTag {
     pub(super) key: String,
@@ -22,7 +22,7 @@ pub(super) enum Flag {
     Missing,
 }
 
-/// Reads the text between `parameter` and a `>`. `None` if that `>` belongs to the name, which is not closed yet.
+/// Reads the text between a tag's name and a `>`. `None` if that `>` belongs to the name, which is not closed yet.
 ///
 /// Names are not escaped, so a quote inside one is possible: a name ends at the first quote that an attribute, or the
 /// end of the tag, follows.
@@ -42,7 +42,10 @@ pub(super) fn parse_tag(text: &str) -> Option<ParameterTag> {
             let end = ends.into_iter().find(|end| is_attributes(&quoted[end + 1..]))?;
             (&quoted[..end], &quoted[end + 1..])
         }
-        None => value.split_at(value.find(char::is_whitespace).unwrap_or(value.len())),
+        None => match value.strip_prefix('\'') {
+            Some(quoted) => quoted.split_once('\'')?,
+            None => value.split_at(value.find(char::is_whitespace).unwrap_or(value.len())),
+        },
     };
     let flag = match flag(after) {
         Flag::Missing => flag(before),
@@ -72,9 +75,9 @@ fn is_attributes(text: &str) -> bool {
 fn flag(attributes: &str) -> Flag {
     let Some(at) = attribute(attributes, "string") else { return Flag::Missing };
     let value = &attributes[at + "string=".len()..];
-    let value = match value.strip_prefix('"') {
-        Some(quoted) => quoted.split('"').next(),
-        None => value.split_whitespace().next(),
+    let value = match value.chars().next() {
+        Some(mark @ ('"' | '\'')) => value[1..].split(mark).next(),
+        _ => value.split_whitespace().next(),
     };
     if value == Some("true") { Flag::String } else { Flag::Json }
 }
@@ -109,6 +112,7 @@ mod tests {
         assert_eq!(parse_tag(r#" name="a""#), tag("a", Flag::Missing));
         assert_eq!(parse_tag(r#" name=a string="true""#), tag("a", Flag::String));
         assert_eq!(parse_tag(r#" string="true" name="a""#), tag("a", Flag::String));
+        assert_eq!(parse_tag(" name='a b' string='true'"), tag("a b", Flag::String));
         assert_eq!(parse_tag(r#" name="a" type="int" string="false""#), tag("a", Flag::Json));
         assert_eq!(parse_tag(r#" name="we"ird" string="true""#), tag("we\"ird", Flag::String));
         assert_eq!(parse_tag(r#" name="" string="true""#), tag("", Flag::String));
