@@ -218,8 +218,9 @@ fn a_quick_task_takes_the_place_of_the_header() {
 
 #[test]
 fn sampled_tokens_are_replayed_instead_of_encoding_again() {
-    let mut message = AssistantMessage { content: Content::text("ignored"), ..AssistantMessage::default() };
-    message.replay = Some(Replay { thinking: true, tokens: vec![11, 12] });
+    let replay = Some(Replay { thinking: true, tokens: vec![11, 12] });
+    let content = Content::text("ignored");
+    let message = AssistantMessage { content, replay: replay.clone(), ..AssistantMessage::default() };
     let mut messages = vec![Message::user("a"), Message::Assistant(message), Message::user("b")];
     // The turn was sampled after a think marker, so it needs one, although reasoning is dropped otherwise.
     let expected = "[Bos][User]a[Assistant][Think][11, 12][Eos][User]b[Assistant][EndThink]";
@@ -229,8 +230,7 @@ fn sampled_tokens_are_replayed_instead_of_encoding_again() {
     let sampled = render(&of(messages.drain(..1).collect()), &THINKING).unwrap().prompt;
     let mut ids = tokenizer.encode_prompt(&sampled).unwrap();
     ids.extend([11, 12]);
-    let mut message = AssistantMessage::default();
-    message.replay = Some(Replay { thinking: true, tokens: vec![11, 12] });
+    let message = AssistantMessage { replay, ..AssistantMessage::default() };
     let next = of(vec![Message::user("a"), Message::Assistant(message), Message::user("b")]);
     let next = tokenizer.encode_prompt(&render(&next, &THINKING).unwrap().prompt).unwrap();
     assert!(next.starts_with(&ids), "the sampled prompt is a prefix of the next one");
