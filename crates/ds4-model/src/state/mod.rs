@@ -15,6 +15,8 @@ mod serial;
 
 use std::sync::Arc;
 
+use crate::conformance::relative_rms;
+
 pub use layout::StateLayout;
 pub use row_format::{IndexRowFormat, KvRowFormat};
 
@@ -162,6 +164,46 @@ impl Sequence {
             Compressor::Attention => part.frontier,
             Compressor::Indexer => part.index_frontier,
         }
+    }
+
+    /// Per layer, how far this state's values are from another's of the same length: root mean square of the
+    /// differences over that of the other's values, the worst of window rows, compressed rows, indexer rows and
+    /// frontiers. Infinite where the states cannot be compared.
+    pub fn difference_by_layer(&self, other: &Sequence) -> Vec<f64> {
+        let layout = &self.layout;
+        if self.layout != other.layout || self.len != other.len || self.pages.len() != other.pages.len() {
+            return vec![f64::INFINITY; layout.layers.len()];
+        }
+        let mut row = vec![0.0; layout.kv_row.dim().max(layout.index_row.dim())];
+        let mut worst = Vec::new();
+        for (layer, part) in layout.layers.iter().enumerate() {
+            let mut values = [const { Vec::new() }; 2];
+            let mut index_values = [const { Vec::new() }; 2];
+            let compressed = self.pages.len() * layout.page_tokens.checked_div(part.ratio).unwrap_or(0);
+            for (i, sequence) in [self, other].into_iter().enumerate() {
+                let window = (0..layout.window).map(|slot| sequence.window_row(layer, slot));
+                let rows = (0..compressed).map(|r| sequence.compressed_row(layer, r));
+                for bytes in window.chain(rows) {
+                    layout.kv_row.decode(bytes, &mut row[..layout.kv_row.dim()]);
+                    values[i].extend_from_slice(&row[..layout.kv_row.dim()]);
+                }
+                if part.index_frontier.1 > 0 {
+                    for r in 0..compressed {
+                        layout.index_row.decode(sequence.index_row(layer, r), &mut row[..layout.index_row.dim()]);
+                        index_values[i].extend_from_slice(&row[..layout.index_row.dim()]);
+                    }
+                }
+            }
+            let frontier = |which| relative_rms(self.frontier(layer, which), other.frontier(layer, which));
+            let errors = [
+                relative_rms(&values[0], &values[1]),
+                relative_rms(&index_values[0], &index_values[1]),
+                frontier(Compressor::Attention),
+                frontier(Compressor::Indexer),
+            ];
+            worst.push(errors.into_iter().fold(0.0, |a, b| if b.is_nan() { f64::INFINITY } else { a.max(b) }));
+        }
+        worst
     }
 
     /// Bytes of host memory that the state takes, shared pages counted in full.
