@@ -35,12 +35,7 @@ pub fn pack(data: &[u8], planes: usize, base: Option<&[u8]>) -> io::Result<Vec<u
 ///
 /// # Errors
 /// If `packed` is damaged, needs another base, or does not hold exactly `bytes` bytes.
-pub fn unpack(
-    packed: &[u8],
-    bytes: usize,
-    planes: usize,
-    base: Option<&[u8]>,
-) -> io::Result<Vec<u8>> {
+pub fn unpack(packed: &[u8], bytes: usize, planes: usize, base: Option<&[u8]>) -> io::Result<Vec<u8>> {
     let mut decoder = match base {
         Some(base) => zstd::Decoder::with_ref_prefix(packed, base)?,
         None => zstd::Decoder::with_buffer(packed)?,
@@ -60,18 +55,12 @@ pub fn unpack(
 
 /// SHA-256 of `data` in lower-case hexadecimal.
 pub fn sha256_hex(data: &[u8]) -> String {
-    Sha256::digest(data)
-        .iter()
-        .map(|byte| format!("{byte:02x}"))
-        .collect()
+    Sha256::digest(data).iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
 /// Byte `i` of the input goes to plane `i % planes`; the planes follow each other.
 fn split(data: &[u8], planes: usize) -> Vec<u8> {
-    (0..planes)
-        .flat_map(|plane| data.iter().skip(plane).step_by(planes))
-        .copied()
-        .collect()
+    (0..planes).flat_map(|plane| data.iter().skip(plane).step_by(planes)).copied().collect()
 }
 
 /// The inverse of [`split`].
@@ -111,11 +100,7 @@ mod tests {
             for len in 0..=23 {
                 let data = noise(len, 7);
                 let packed = pack(&data, planes, None).unwrap();
-                assert_eq!(
-                    unpack(&packed, len, planes, None).unwrap(),
-                    data,
-                    "{planes} {len}"
-                );
+                assert_eq!(unpack(&packed, len, planes, None).unwrap(), data, "{planes} {len}");
             }
         }
     }
@@ -125,11 +110,7 @@ mod tests {
         let base = noise(300_000, 1);
         let data = [&noise(1000, 2), &base[100_000..], &noise(1000, 3)].concat();
         let packed = pack(&data, 1, Some(&base)).unwrap();
-        assert!(
-            packed.len() < 2300,
-            "{} bytes for 2000 new ones",
-            packed.len()
-        );
+        assert!(packed.len() < 2300, "{} bytes for 2000 new ones", packed.len());
         assert_eq!(unpack(&packed, data.len(), 1, Some(&base)).unwrap(), data);
         let with_other_base = unpack(&packed, data.len(), 1, Some(&noise(300_000, 4)));
         assert!(with_other_base.map_or(true, |got| got != data));

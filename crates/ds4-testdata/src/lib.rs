@@ -76,10 +76,6 @@ pub fn npy_i64(rel: &str) -> Npy<i64> {
 /// If the file is not there.
 pub fn nano() -> PathBuf {
     let path = store::repository().join("nano/nano.gguf");
-    assert!(
-        path.is_file(),
-        "{} is missing; it belongs to the repository",
-        path.display()
-    );
+    assert!(path.is_file(), "{} is missing; it belongs to the repository", path.display());
     path
 }

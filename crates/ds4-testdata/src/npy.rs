@@ -56,9 +56,7 @@ pub fn parse_i64(file: &[u8]) -> Result<Npy<i64>, String> {
         "|u1" => raw.array(|b| u8::from_le_bytes(b).into()),
         "<u2" => raw.array(|b| u16::from_le_bytes(b).into()),
         "<u4" => raw.array(|b| u32::from_le_bytes(b).into()),
-        other => Err(format!(
-            "holds elements of type {other}, not integers that fit i64"
-        )),
+        other => Err(format!("holds elements of type {other}, not integers that fit i64")),
     }
 }
 
@@ -68,11 +66,7 @@ pub fn parse_i64(file: &[u8]) -> Result<Npy<i64>, String> {
 /// # Errors
 /// A sentence, if the file is damaged or has no first dimension.
 pub fn every_nth_row(file: &[u8], step: usize) -> Result<Vec<u8>, String> {
-    let Raw {
-        descr,
-        mut shape,
-        data,
-    } = parse(file)?;
+    let Raw { descr, mut shape, data } = parse(file)?;
     let rows = *shape.first().ok_or("a scalar has no rows")?;
     if rows == 0 || !data.len().is_multiple_of(rows) {
         return Err(format!("{} bytes do not make {rows} rows", data.len()));
@@ -89,30 +83,20 @@ pub fn every_nth_row(file: &[u8], step: usize) -> Result<Vec<u8>, String> {
     let mut out = b"\x93NUMPY\x01\x00".to_vec();
     out.extend(length.to_le_bytes());
     out.extend(header.bytes());
-    data.chunks(data.len() / rows)
-        .step_by(step)
-        .for_each(|row| out.extend(row));
+    data.chunks(data.len() / rows).step_by(step).for_each(|row| out.extend(row));
     Ok(out)
 }
 
 impl Raw<'_> {
     /// The array, if the data is exactly as long as its shape says.
     fn array<const N: usize, T>(self, decode: impl Fn([u8; N]) -> T) -> Result<Npy<T>, String> {
-        let elements = self
-            .shape
-            .iter()
-            .try_fold(1usize, |n, dim| n.checked_mul(*dim));
+        let elements = self.shape.iter().try_fold(1usize, |n, dim| n.checked_mul(*dim));
         let (chunks, rest) = self.data.as_chunks();
         if elements != Some(chunks.len()) || !rest.is_empty() {
             let (bytes, shape) = (self.data.len(), self.shape);
-            return Err(format!(
-                "holds {bytes} bytes, which is not an array of shape {shape:?}"
-            ));
+            return Err(format!("holds {bytes} bytes, which is not an array of shape {shape:?}"));
         }
-        Ok(Npy {
-            data: chunks.iter().map(|bytes| decode(*bytes)).collect(),
-            shape: self.shape,
-        })
+        Ok(Npy { data: chunks.iter().map(|bytes| decode(*bytes)).collect(), shape: self.shape })
     }
 }
 
@@ -132,16 +116,9 @@ fn parse(file: &[u8]) -> Result<Raw<'_>, String> {
         .split(',')
         .map(str::trim)
         .filter(|dim| !dim.is_empty())
-        .map(|dim| {
-            dim.parse()
-                .map_err(|_| format!("has the dimension '{dim}'"))
-        })
+        .map(|dim| dim.parse().map_err(|_| format!("has the dimension '{dim}'")))
         .collect::<Result<_, _>>()?;
-    Ok(Raw {
-        descr,
-        shape,
-        data: &file[header.end..],
-    })
+    Ok(Raw { descr, shape, data: &file[header.end..] })
 }
 
 /// Where the header text stands: after magic, version and a length of 2 (version 1) or 4 bytes.
@@ -170,39 +147,18 @@ mod tests {
     #[test]
     fn shapes_of_no_one_and_two_dimensions() {
         let scalar = parse_f32(&file("<f4", "()", &1.5f32.to_le_bytes())).unwrap();
-        assert_eq!(
-            scalar,
-            Npy {
-                shape: vec![],
-                data: vec![1.5]
-            }
-        );
+        assert_eq!(scalar, Npy { shape: vec![], data: vec![1.5] });
         let vector = parse_i64(&file("|i1", "(3,)", &[0, 127, 255])).unwrap();
-        assert_eq!(
-            vector,
-            Npy {
-                shape: vec![3],
-                data: vec![0, 127, -1]
-            }
-        );
+        assert_eq!(vector, Npy { shape: vec![3], data: vec![0, 127, -1] });
         let matrix = parse_i64(&file("<i2", "(2, 2)", &[1, 0, 0, 1, 255, 255, 0, 128])).unwrap();
-        assert_eq!(
-            matrix,
-            Npy {
-                shape: vec![2, 2],
-                data: vec![1, 256, -1, -32768]
-            }
-        );
+        assert_eq!(matrix, Npy { shape: vec![2, 2], data: vec![1, 256, -1, -32768] });
         assert_eq!(matrix.row(1), [-1, -32768]);
     }
 
     #[test]
     fn unsigned_values_stay_positive() {
         assert_eq!(parse_i64(&file("|u1", "(1,)", &[255])).unwrap().data, [255]);
-        assert_eq!(
-            parse_i64(&file("<u4", "(1,)", &[255; 4])).unwrap().data,
-            [0xffff_ffff]
-        );
+        assert_eq!(parse_i64(&file("<u4", "(1,)", &[255; 4])).unwrap().data, [0xffff_ffff]);
     }
 
     #[test]
@@ -211,13 +167,7 @@ mod tests {
         let kept = every_nth_row(&file("|u1", "(7, 2)", &rows), 3).unwrap();
         assert_eq!(kept.len() % 64, 6, "data starts at a multiple of 64");
         let got = parse_i64(&kept).unwrap();
-        assert_eq!(
-            got,
-            Npy {
-                shape: vec![3, 2],
-                data: vec![0, 1, 6, 7, 12, 13]
-            }
-        );
+        assert_eq!(got, Npy { shape: vec![3, 2], data: vec![0, 1, 6, 7, 12, 13] });
     }
 
     #[test]
@@ -225,19 +175,10 @@ mod tests {
         let good = file("<f4", "(2,)", &[0; 8]);
         assert!(parse_f32(&good).is_ok());
         assert!(parse_i64(&good).unwrap_err().contains("<f4"));
-        assert!(
-            parse_f32(&good[..good.len() - 1]).is_err(),
-            "an element cut off"
-        );
+        assert!(parse_f32(&good[..good.len() - 1]).is_err(), "an element cut off");
         assert!(parse_f32(&good[..40]).is_err(), "header cut off");
-        assert!(
-            parse_f32(&file("<f4", "(3,)", &[0; 8])).is_err(),
-            "shape larger than the data"
-        );
-        assert!(
-            parse_f32(&file("<f4", "(4294967296, 4294967296)", &[])).is_err(),
-            "overflow"
-        );
+        assert!(parse_f32(&file("<f4", "(3,)", &[0; 8])).is_err(), "shape larger than the data");
+        assert!(parse_f32(&file("<f4", "(4294967296, 4294967296)", &[])).is_err(), "overflow");
         assert!(parse_f32(b"not an array").is_err());
     }
 }

@@ -36,29 +36,16 @@ impl Store {
     fn at(packed: &Path, copies: &Path) -> Store {
         let file = packed.join(index::FILE_NAME);
         let text = read(&file);
-        let index = serde_json::from_slice(&text)
-            .unwrap_or_else(|e| panic!("{} is damaged: {e}", file.display()));
+        let index = serde_json::from_slice(&text).unwrap_or_else(|e| panic!("{} is damaged: {e}", file.display()));
         let unpacked = copies.join(&codec::sha256_hex(&text)[..16]);
-        Store {
-            packed: packed.to_owned(),
-            unpacked,
-            index,
-        }
+        Store { packed: packed.to_owned(), unpacked, index }
     }
 
     pub(crate) fn list(&self, prefix: &str) -> Vec<String> {
         let below = |path: &str| {
-            prefix.is_empty()
-                || path
-                    .strip_prefix(prefix.trim_end_matches('/'))
-                    .is_some_and(|p| p.starts_with('/'))
+            prefix.is_empty() || path.strip_prefix(prefix.trim_end_matches('/')).is_some_and(|p| p.starts_with('/'))
         };
-        self.index
-            .files
-            .iter()
-            .map(|e| e.path.clone())
-            .filter(|path| below(path))
-            .collect()
+        self.index.files.iter().map(|e| e.path.clone()).filter(|path| below(path)).collect()
     }
 
     /// The unpacked copy of `rel`, made now if this is its first use.
@@ -83,12 +70,7 @@ impl Store {
         let data = codec::unpack(&read(&file), entry.bytes, entry.planes, base.as_deref())
             .unwrap_or_else(|e| panic!("{} is damaged: {e}", file.display()));
         let hash = codec::sha256_hex(&data);
-        assert_eq!(
-            hash,
-            entry.sha256,
-            "{} has another SHA-256 than its index",
-            file.display()
-        );
+        assert_eq!(hash, entry.sha256, "{} has another SHA-256 than its index", file.display());
         data
     }
 }
@@ -103,12 +85,7 @@ pub(crate) fn repository() -> PathBuf {
     }
     let current = std::env::current_dir().unwrap_or_default();
     let found = current.ancestors().find(is_root).map(Path::to_owned);
-    found.unwrap_or_else(|| {
-        panic!(
-            "found no testdata/{}; run the tests inside the repository",
-            index::FILE_NAME
-        )
-    })
+    found.unwrap_or_else(|| panic!("found no testdata/{}; run the tests inside the repository", index::FILE_NAME))
 }
 
 /// Writes to a name of its own and renames: a test running beside this one sees the whole file or none.

@@ -27,15 +27,8 @@ fn the_index_names_every_packed_file_and_no_other() {
         }
     }
     let mut found = BTreeSet::new();
-    visit(
-        &Path::new(env!("CARGO_MANIFEST_DIR")).join("../../testdata"),
-        "",
-        &mut found,
-    );
-    let listed = ds4_testdata::list("")
-        .into_iter()
-        .map(|rel| format!("{rel}.zst"))
-        .collect();
+    visit(&Path::new(env!("CARGO_MANIFEST_DIR")).join("../../testdata"), "", &mut found);
+    let listed = ds4_testdata::list("").into_iter().map(|rel| format!("{rel}.zst")).collect();
     assert_eq!(found, listed);
 }
 
@@ -66,16 +59,10 @@ fn sampled_rows_are_those_of_the_full_array() {
 fn threads_that_ask_at_once_all_get_the_whole_file() {
     let rel = "encoding/encode.json";
     let copies: Vec<Vec<u8>> = std::thread::scope(|scope| {
-        let threads: Vec<_> = (0..4)
-            .map(|_| scope.spawn(|| ds4_testdata::bytes(rel)))
-            .collect();
+        let threads: Vec<_> = (0..4).map(|_| scope.spawn(|| ds4_testdata::bytes(rel))).collect();
         threads.into_iter().map(|t| t.join().unwrap()).collect()
     });
-    assert!(
-        copies
-            .iter()
-            .all(|copy| !copy.is_empty() && *copy == copies[0])
-    );
+    assert!(copies.iter().all(|copy| !copy.is_empty() && *copy == copies[0]));
 }
 
 #[test]

@@ -34,40 +34,11 @@ const WHOLE: &[&str] = &[
 /// Left out: `s-q8` (every Q8_0 role but the experts occurs in `m-q2`, those in `s-mtp`) and `s-hf`, for
 /// their size; `hidden_40` without cache rounding, which the logits cover.
 const GOLDEN: &[(&str, &[&str])] = &[
-    (
-        "s-f16/plain",
-        &[
-            "logits_1",
-            "logits_5",
-            "logits_40",
-            "logits_300",
-            "mtp_logits_40",
-            "l?.*",
-        ],
-    ),
-    (
-        "s-f16/rounded",
-        &[
-            "logits_1",
-            "logits_5",
-            "logits_40",
-            "hidden_40",
-            "l2_in_300",
-            "l2_out_300",
-        ],
-    ),
-    (
-        "m-q2/plain",
-        &["logits_1", "logits_5", "logits_40", "logits_300", "l?.*"],
-    ),
-    (
-        "m-q2/rounded",
-        &["logits_1", "logits_5", "logits_40", "hidden_40"],
-    ),
-    (
-        "m-q4/plain",
-        &["logits_1", "logits_5", "logits_40", "logits_300"],
-    ),
+    ("s-f16/plain", &["logits_1", "logits_5", "logits_40", "logits_300", "mtp_logits_40", "l?.*"]),
+    ("s-f16/rounded", &["logits_1", "logits_5", "logits_40", "hidden_40", "l2_in_300", "l2_out_300"]),
+    ("m-q2/plain", &["logits_1", "logits_5", "logits_40", "logits_300", "l?.*"]),
+    ("m-q2/rounded", &["logits_1", "logits_5", "logits_40", "hidden_40"]),
+    ("m-q4/plain", &["logits_1", "logits_5", "logits_40", "logits_300"]),
     ("m-q4/rounded", &["logits_1", "logits_5", "logits_40"]),
 ];
 
@@ -77,10 +48,7 @@ const SAMPLED: &[&str] = &["s-f16/plain/logits_700", "m-q2/plain/logits_700"];
 const STEP: usize = 4;
 
 /// Models stored as a difference to another one with the same non-expert tensors.
-const BASES: &[(&str, &str)] = &[
-    ("tiny/m-q4.gguf", "tiny/m-q2.gguf"),
-    ("tiny/s-mxfp4.gguf", "tiny/s-f16.gguf"),
-];
+const BASES: &[(&str, &str)] = &[("tiny/m-q4.gguf", "tiny/m-q2.gguf"), ("tiny/s-mxfp4.gguf", "tiny/s-f16.gguf")];
 
 fn main() -> ExitCode {
     let arguments: Vec<PathBuf> = std::env::args_os().skip(1).map(PathBuf::from).collect();
@@ -110,10 +78,7 @@ fn refresh(fixtures: &Path, testdata: &Path) -> Result<(), Box<dyn Error>> {
     let mut index = Index { files: Vec::new() };
     let mut total = 0;
     for (path, data) in &files {
-        let base = BASES
-            .iter()
-            .find(|(of, _)| of == path)
-            .map(|(_, base)| *base);
+        let base = BASES.iter().find(|(of, _)| of == path).map(|(_, base)| *base);
         let entry = Entry {
             path: path.clone(),
             bytes: data.len(),
@@ -136,11 +101,7 @@ fn refresh(fixtures: &Path, testdata: &Path) -> Result<(), Box<dyn Error>> {
     fs::write(building.join(index::FILE_NAME), text)?;
     remove_dir(testdata)?;
     fs::rename(&building, testdata)?;
-    println!(
-        "{} files, {total} bytes in {}",
-        files.len(),
-        testdata.display()
-    );
+    println!("{} files, {total} bytes in {}", files.len(), testdata.display());
     Ok(())
 }
 
@@ -151,10 +112,7 @@ fn select(fixtures: &Path) -> Result<BTreeMap<String, Vec<u8>>, Box<dyn Error>> 
     for name in WHOLE {
         let folder = format!("{name}/");
         let hits = all.iter().filter(|p| *p == name || p.starts_with(&folder));
-        let hits: Vec<_> = hits
-            .filter(|p| !p.ends_with("README.md"))
-            .cloned()
-            .collect();
+        let hits: Vec<_> = hits.filter(|p| !p.ends_with("README.md")).cloned().collect();
         if hits.is_empty() {
             return Err(format!("{} has no {name}", fixtures.display()).into());
         }
@@ -163,20 +121,15 @@ fn select(fixtures: &Path) -> Result<BTreeMap<String, Vec<u8>>, Box<dyn Error>> 
     for (folder, names) in GOLDEN {
         for name in *names {
             let pattern = format!("tiny/golden/{folder}/{name}.npy");
-            let hits: Vec<_> = all
-                .iter()
-                .filter(|p| matches(&pattern, p))
-                .cloned()
-                .collect();
+            let hits: Vec<_> = all.iter().filter(|p| matches(&pattern, p)).cloned().collect();
             if hits.is_empty() {
                 return Err(format!("{} has no {pattern}", fixtures.display()).into());
             }
             wanted.extend(hits);
         }
     }
-    let read = |path: &str| {
-        fs::read(fixtures.join(path)).map_err(|e| format!("{}: {e}", fixtures.join(path).display()))
-    };
+    let read =
+        |path: &str| fs::read(fixtures.join(path)).map_err(|e| format!("{}: {e}", fixtures.join(path).display()));
     let mut files = BTreeMap::new();
     for path in wanted {
         let data = read(&path)?;
@@ -207,12 +160,9 @@ fn matches(pattern: &str, path: &str) -> bool {
     match (rest.next(), path.chars().next()) {
         (None, None) => true,
         (Some('*'), next) => {
-            matches(rest.as_str(), path)
-                || next.is_some_and(|c| c != '/' && matches(pattern, &path[c.len_utf8()..]))
+            matches(rest.as_str(), path) || next.is_some_and(|c| c != '/' && matches(pattern, &path[c.len_utf8()..]))
         }
-        (Some(p), Some(c)) => {
-            (p == '?' && c != '/' || p == c) && matches(rest.as_str(), &path[c.len_utf8()..])
-        }
+        (Some(p), Some(c)) => (p == '?' && c != '/' || p == c) && matches(rest.as_str(), &path[c.len_utf8()..]),
         _ => false,
     }
 }
@@ -223,9 +173,7 @@ fn walk(root: &Path) -> Result<Vec<String>, Box<dyn Error>> {
         for item in fs::read_dir(folder).map_err(|e| format!("{}: {e}", folder.display()))? {
             let item = item?;
             let name = item.file_name();
-            let name = name
-                .to_str()
-                .ok_or(format!("{:?} is not UTF-8", item.path()))?;
+            let name = name.to_str().ok_or(format!("{:?} is not UTF-8", item.path()))?;
             if item.file_type()?.is_dir() {
                 visit(&item.path(), &format!("{prefix}{name}/"), found)?;
             } else {
