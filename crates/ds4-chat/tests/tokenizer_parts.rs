@@ -98,6 +98,19 @@ fn a_small_vocabulary_encodes_and_decodes() {
 }
 
 #[test]
+fn of_control_tokens_that_begin_alike_the_longest_is_found() {
+    let mut small = Small::new();
+    for token in ["<a", "<a>", "<a><b"] {
+        small.tokens.push(token.to_owned());
+        small.types.push(3);
+    }
+    let tokenizer = small.build().unwrap();
+    let [short, long, longest] = ["<a", "<a>", "<a><b"].map(|token| small.id(token));
+    let encoded = tokenizer.encode_with_special("<a<a><a><b<a><a");
+    assert_eq!(encoded, [short, long, longest, long, short]);
+}
+
+#[test]
 fn optional_control_tokens_that_are_missing_are_an_error_of_the_prompt() {
     let tokenizer = Small::new().build().unwrap();
     let mut prompt = ds4_chat::special::Prompt::new();
@@ -160,6 +173,12 @@ fn missing_control_tokens_are_refused() {
     let think = small.id("<think>") as usize;
     let message = small.refused(|small| small.types[think] = 1);
     assert!(message.contains("no control token \"<think>\""), "{message}");
+}
+
+#[test]
+fn messages_show_only_the_beginning_of_a_long_string() {
+    let message = Small::new().refused(|small| small.merges[0] = "é".repeat(1_000_000));
+    assert!(message.contains("ééé…") && message.len() < 400, "{} bytes", message.len());
 }
 
 #[test]

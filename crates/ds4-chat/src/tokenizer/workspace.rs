@@ -51,10 +51,10 @@ fn pack(word: &[u8]) -> [u64; MAX_KEY / 8] {
 
 /// Slot of a packed pre-token. Not keyed: colliding text only misses the cache.
 #[inline]
-fn slot_of(key: &[u64; MAX_KEY / 8], length: usize) -> usize {
+fn slot_of(key: &[u64; MAX_KEY / 8]) -> usize {
     // Odd constants from the fractional parts of square roots (2, 3, 5), as in SHA-512's initial state.
     const FACTORS: [u64; 3] = [0x6a09_e667_f3bc_c909, 0xbb67_ae85_84ca_a73b, 0x3c6e_f372_fe94_f82b];
-    let mut hash = length as u64;
+    let mut hash = 0;
     for (&word, factor) in key.iter().zip(FACTORS) {
         let product = u128::from(word ^ hash ^ factor) * u128::from(factor);
         hash = (product as u64) ^ (product >> 64) as u64;
@@ -80,7 +80,7 @@ impl Workspace {
     #[inline]
     fn encode_cached(&mut self, merges: &MergeTable, word: &[u8], ids: &mut Vec<u32>) {
         let key = pack(word);
-        let slot = &mut self.cache[slot_of(&key, word.len())];
+        let slot = &mut self.cache[slot_of(&key)];
         if slot.key == key && usize::from(slot.key_length) == word.len() {
             ids.extend_from_slice(&slot.ids[..usize::from(slot.id_count)]);
             return;
