@@ -126,6 +126,40 @@ fn a_file_on_disk_and_the_same_bytes_in_memory_are_equal() {
     assert_eq!(disk.name(), path.display().to_string());
 }
 
+/// The size of the real model's file. The file is sparse, so this works where little disk is free.
+#[test]
+fn opening_a_huge_file_touches_only_its_header() {
+    const ROWS: u64 = 20 << 20;
+    let file = tempfile::NamedTempFile::new().unwrap();
+    let header = common::Raw::new(1, 0).tensor("big", &[2048, ROWS], TensorType::F16.id(), 0).pad(32);
+    std::fs::write(file.path(), &header.0).unwrap();
+    if file.as_file().set_len(header.len() as u64 + 4096 * ROWS).is_err() {
+        return; // this file system has no sparse files
+    }
+    let gguf = Gguf::open(file.path()).unwrap();
+    let tensor = gguf.tensor("big").unwrap();
+    let data = gguf.data(tensor);
+    assert_eq!(data.len() as u64, 80 << 30);
+    assert_eq!((data[0], data[data.len() - 1]), (0, 0));
+}
+
+/// Bytes built into a program have no particular alignment.
+#[test]
+fn bytes_may_be_unaligned() {
+    let mut bytes = vec![0];
+    bytes.extend(common::valid_file());
+    let (aligned, shifted) = (common::valid_file(), &bytes.leak()[1..]);
+    let aligned = Gguf::from_vec("a", aligned).unwrap();
+    let shifted = Gguf::from_static("b", shifted).unwrap();
+    for (a, b) in aligned.tensors().iter().zip(shifted.tensors()) {
+        let n = a.n_elements() as usize;
+        let (mut x, mut y) = (vec![0.0; n], vec![0.0; n]);
+        ds4_gguf::quant::dequantize_row(a.ty, aligned.data(a), &mut x);
+        ds4_gguf::quant::dequantize_row(b.ty, shifted.data(b), &mut y);
+        assert!(x.iter().zip(&y).all(|(x, y)| x.to_bits() == y.to_bits()), "{}", a.ty);
+    }
+}
+
 #[test]
 fn threads_share_one_mapping() {
     let file = tempfile::NamedTempFile::new().unwrap();

@@ -50,15 +50,21 @@ impl Group {
         2 * (self.packed >> 28) as u8 + 1
     }
 
-    /// Element `i` (0 to 31): magnitude (8, 25 or 43) with its sign.
-    pub fn signed(self, i: usize) -> i8 {
-        let (octet, k) = (i / 8, i % 8);
-        let magnitude = GRID[usize::from(self.indices[octet])][k] as i8;
-        let code = (self.packed >> (7 * octet)) as u8 & 127;
-        match signs(code) >> k & 1 {
-            0 => magnitude,
-            _ => -magnitude,
+    /// Octet `o` (0 to 3): magnitudes (8, 25 or 43) with their signs.
+    pub fn octet(self, o: usize) -> [i8; 8] {
+        let mut values = GRID[usize::from(self.indices[o])].map(|magnitude| magnitude as i8);
+        let signs = signs((self.packed >> (7 * o)) as u8 & 127);
+        for (k, value) in values.iter_mut().enumerate() {
+            // All ones where the sign bit is set: `!v + 1` is `-v`.
+            let mask = -((signs >> k & 1) as i8);
+            *value = (*value ^ mask) - mask;
         }
+        values
+    }
+
+    /// The four octets in order.
+    pub fn signed(self) -> [[i8; 8]; 4] {
+        [0, 1, 2, 3].map(|o| self.octet(o))
     }
 }
 
@@ -70,8 +76,8 @@ impl BlockFormat for Iq2Xxs {
         for (g, y) in out.chunks_exact_mut(GROUP).enumerate() {
             let group = Group::of(block, g);
             let scale = d * f32::from(group.odd_scale()) * 0.125;
-            for (i, y) in y.iter_mut().enumerate() {
-                *y = scale * f32::from(group.signed(i));
+            for (y, value) in y.iter_mut().zip(group.signed().as_flattened()) {
+                *y = scale * f32::from(*value);
             }
         }
     }
@@ -84,7 +90,8 @@ impl BlockFormat for Iq2Xxs {
         let d = f16_at(block, 0);
         for (g, dx) in x.d.iter().enumerate() {
             let group = Group::of(block, g);
-            let weights = (0..GROUP).map(|i| i32::from(group.signed(i)));
+            let weights = group.signed();
+            let weights = weights.as_flattened().iter().map(|&v| i32::from(v));
             let sum = int_dot(weights, &x.q[GROUP * g..][..GROUP]);
             let scale = d * f32::from(group.odd_scale()) * 0.125;
             acc = (sum as f32).mul_add(scale * dx, acc);

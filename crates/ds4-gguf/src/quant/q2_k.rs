@@ -3,7 +3,7 @@
 //! | bytes | content |
 //! |---|---|
 //! | 0..16 | one byte per sub-block of 16: scale in the low nibble, minimum in the high one |
-//! | 16..80 | codes; see [`code`] |
+//! | 16..80 | codes; see [`code_place`] |
 //! | 80..82 | f16 `d` |
 //! | 82..84 | f16 `dmin` |
 //!
@@ -35,10 +35,10 @@ pub const fn code_place(i: usize) -> (usize, u32) {
     (CODES + 32 * half + lane, 2 * plane as u32)
 }
 
-/// Code of element `i`, 0 to 3.
-pub fn code(block: &[u8], i: usize) -> u8 {
-    let (byte, shift) = code_place(i);
-    (block[byte] >> shift) & 3
+/// The 16 codes (0 to 3) of sub-block `b`, which share a shift and lie in consecutive bytes.
+pub fn codes(block: &[u8], b: usize) -> impl Iterator<Item = u8> + '_ {
+    let (byte, shift) = code_place(SUB * b);
+    block[byte..][..SUB].iter().map(move |byte| (byte >> shift) & 3)
 }
 
 /// Scale and minimum of sub-block `b`, each 0 to 15.
@@ -54,8 +54,8 @@ impl BlockFormat for Q2K {
         for (b, y) in out.chunks_exact_mut(SUB).enumerate() {
             let (scale, min) = scale_min(block, b);
             let (step, base) = (d * f32::from(scale), dmin * f32::from(min));
-            for (k, y) in y.iter_mut().enumerate() {
-                *y = step * f32::from(code(block, SUB * b + k)) - base;
+            for (y, code) in y.iter_mut().zip(codes(block, b)) {
+                *y = step * f32::from(code) - base;
             }
         }
     }
@@ -81,7 +81,7 @@ impl BlockFormat for Q2K {
             let (mut sum, mut min_sum) = (0, 0);
             for b in [2 * g, 2 * g + 1] {
                 let (scale, min) = scale_min(block, b);
-                let codes = (SUB * b..).map(|i| i32::from(code(block, i)));
+                let codes = codes(block, b).map(i32::from);
                 sum += i32::from(scale) * int_dot(codes, &x.q[SUB * b..][..SUB]);
                 min_sum += i32::from(min) * i32::from(x.sums[b]);
             }

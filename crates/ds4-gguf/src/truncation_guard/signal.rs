@@ -53,9 +53,10 @@ pub fn install() -> io::Result<()> {
 extern "C" fn on_sigbus(signal: i32, info: *mut libc::siginfo_t, context: *mut libc::c_void) {
     // SAFETY: the kernel passes a valid `siginfo_t` to an SA_SIGINFO handler.
     let address = unsafe { (*info).si_addr() }.addr();
-    // A SIGBUS that was sent (`kill -BUS`) has a code <= 0 and no address.
+    // On Linux a SIGBUS that was sent (`kill -BUS`) has a code <= 0, and the sender's ids stand where
+    // a fault has its address. Elsewhere the code is less telling, and a sent signal has no address.
     // SAFETY: as above.
-    let is_fault = unsafe { (*info).si_code } > 0;
+    let is_fault = cfg!(not(target_os = "linux")) || unsafe { (*info).si_code } > 0;
     match registry::find(address) {
         Some(found) if is_fault => report_and_exit(&found),
         _ => forward(signal, info, context),
