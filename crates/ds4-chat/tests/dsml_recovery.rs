@@ -84,6 +84,17 @@ fn attributes_may_be_unquoted_missing_or_too_many() {
     assert_eq!(calls(&parse(text)), ["t {}", "u {}", "v {}", "w {}"]);
 }
 
+/// Regression: the tag was read again at each `>`, however long it had become.
+#[test]
+fn an_opening_tag_does_not_grow_without_end() {
+    let long = ">".repeat(1_000_000);
+    let parameter = format!(
+        "<¤parameter name=\"a{long}\" string=\"true\">v</¤parameter>\n<¤parameter name=\"b\" string=\"true\">w</¤parameter>\n"
+    );
+    assert_eq!(calls(&parse(&block(&parameter))), [r#"t {"b": "w"}"#]);
+    assert_eq!(calls(&parse(&block(&format!("<¤invoke {}>\n", "x".repeat(1_000_000))))), ["t {}"]);
+}
+
 #[test]
 fn a_json_body_replaces_parameters_only_if_it_is_an_object() {
     assert_eq!(calls(&parse(&block("  {\"a\": \"x < y\"}\n"))), [r#"t {"a": "x < y"}"#]);

@@ -8,8 +8,8 @@ use super::parameter::{Flag, ParameterTag, json_value, parse_tag};
 use super::{dsml, opener::Atom};
 use crate::json::{Json, quote, quote_into};
 
-/// Longest opening tag of a parameter, in bytes; a longer one is skipped.
-const MAX_PARAMETER_TAG: usize = 4096;
+/// Longest opening tag, in bytes; a longer one is skipped. It is read again at each `>`, so it must not grow.
+const MAX_OPENING_TAG: usize = 1024;
 /// Longest name that a tag may have, in bytes.
 const MAX_TAG_NAME: usize = 64;
 /// Deepest nesting of parameters within parameters.
@@ -254,7 +254,7 @@ impl Block {
                             self.end_call(events);
                         }
                     }
-                } else if text.len() > MAX_PARAMETER_TAG {
+                } else if text.len() > MAX_OPENING_TAG {
                     self.state = State::SkippedTag;
                 }
             }
@@ -274,16 +274,15 @@ impl Block {
                 }
                 _ => *slash = character == '/',
             },
-            State::ParameterTag(text) if character == '>' => match parse_tag(text) {
+            State::ParameterTag(text) => match (character == '>').then(|| parse_tag(text)).flatten() {
                 Some(tag) => self.start_value(tag, events),
-                None => text.push(character),
-            },
-            State::ParameterTag(text) => {
-                text.push(character);
-                if text.len() > MAX_PARAMETER_TAG {
-                    self.state = State::SkippedTag;
+                None => {
+                    text.push(character);
+                    if text.len() > MAX_OPENING_TAG {
+                        self.state = State::SkippedTag;
+                    }
                 }
-            }
+            },
             State::Text => {
                 let mut escaped = String::new();
                 quote_into(&mut escaped, character.encode_utf8(&mut [0; 4]));
