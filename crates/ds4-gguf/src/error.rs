@@ -168,6 +168,15 @@ pub enum Malformed {
         /// Bytes from the field's beginning to the end of the file.
         left: u64,
     },
+    /// Metadata and tensor table beyond every measure.
+    #[error(
+        "metadata and tensor table would take more than {limit} bytes, which no model needs; \
+         the file is damaged"
+    )]
+    HeaderTooLarge {
+        /// The most that is read, in bytes.
+        limit: u64,
+    },
     /// A count that the rest of the file could not hold.
     #[error(
         "the file announces {count} {what}, which take at least {least} bytes each, but only \

@@ -1,6 +1,6 @@
 //! From bytes to header, metadata and tensor table. Nothing here trusts a number in the file:
-//! counts and lengths are held against the bytes that are left before anything is allocated, so
-//! memory stays within a small multiple of the file's own header.
+//! counts and lengths are held against the bytes that are left before anything is allocated, and the
+//! whole header has a limit, so memory stays within a small multiple of it.
 
 use std::collections::HashMap;
 
@@ -18,6 +18,11 @@ pub(crate) const VERSION: u32 = 3;
 pub(crate) const DEFAULT_ALIGNMENT: u32 = 32;
 /// The key that says otherwise.
 pub(crate) const ALIGNMENT_KEY: &str = "general.alignment";
+
+/// Most bytes of header, metadata and tensor table. The largest known ones take some 20 MB, nearly all
+/// of it the vocabulary. Without a limit a sparse file, which costs nothing to make, could have
+/// metadata larger than memory.
+pub(crate) const MAX_HEADER: u64 = 256 << 20;
 
 /// Fewest bytes of one key/value: empty key, type, one-byte value.
 const MIN_KEY_VALUE: u64 = 8 + 4 + 1;
@@ -301,18 +306,23 @@ impl<'a> Cursor<'a> {
             let problem = Malformed::Truncated { what, needed: n, left };
             return Err((self.offset(), problem));
         }
+        if n > MAX_HEADER.saturating_sub(self.offset()) {
+            return Err((self.offset(), Malformed::HeaderTooLarge { limit: MAX_HEADER }));
+        }
         // `n` is at most a slice's length here, so the conversion keeps its value.
         let taken = &self.bytes[self.pos..self.pos + n as usize];
         self.pos += taken.len();
         Ok(taken)
     }
 
-    /// Fails if `count` items of at least `least` bytes cannot follow.
+    /// Fails if `count` items of at least `least` bytes cannot follow, in the file or in a header.
     fn check_count(&self, what: &'static str, count: u64, least: u64, at: u64) -> At<()> {
         let left = self.left();
         if count > left / least {
-            let problem = Malformed::Count { what, count, least, left };
-            return Err((at, problem));
+            return Err((at, Malformed::Count { what, count, least, left }));
+        }
+        if count > MAX_HEADER.saturating_sub(self.offset()) / least {
+            return Err((at, Malformed::HeaderTooLarge { limit: MAX_HEADER }));
         }
         Ok(())
     }

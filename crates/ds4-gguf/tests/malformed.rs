@@ -105,6 +105,21 @@ fn absurd_array_lengths() {
     }
 }
 
+/// A sparse file costs nothing to make and may be larger than memory.
+#[test]
+fn metadata_that_would_fill_the_memory() {
+    let file = tempfile::NamedTempFile::new().unwrap();
+    for element in [0, 7, STRING] {
+        let raw = Raw::new(0, 1).key("k", ARRAY).u32(element).u64(1 << 33);
+        std::fs::write(file.path(), raw.0).unwrap();
+        if file.as_file().set_len(80 << 30).is_err() {
+            return; // this file system has no sparse files
+        }
+        let error = Gguf::open(file.path()).unwrap_err().to_string();
+        assert_says(&error, &["would take more than 268435456 bytes", "at byte "]);
+    }
+}
+
 #[test]
 fn string_past_the_end() {
     for len in [u64::MAX, 1 << 63, 1000] {
