@@ -1,6 +1,7 @@
 //! Tool calls of the history, in the markup in which the model writes them.
 
 use crate::conversation::ToolCall;
+use crate::dsml::Start;
 use crate::json::Json;
 use crate::special::{Prompt, Special};
 
@@ -15,13 +16,33 @@ pub(super) fn block(out: &mut Prompt, calls: &[ToolCall]) {
     out.text("</").control(Special::Dsml).text("tool_calls>");
 }
 
-/// The opening of a block, up to where the first call starts.
-pub(super) fn open_block(out: &mut Prompt) {
+/// The opening of a block that the model is to go on with.
+pub(super) struct Opening {
+    /// Tool that the first call is to.
+    pub(super) name: Option<String>,
+}
+
+impl Opening {
+    pub(super) fn write(&self, out: &mut Prompt) {
+        open_block(out);
+        if let Some(name) = &self.name {
+            open_invoke(out, name);
+        }
+    }
+
+    /// Where an output after it starts.
+    pub(super) fn start(&self) -> Start {
+        self.name.clone().map_or(Start::Block, Start::Invoke)
+    }
+}
+
+/// Up to where the first call starts.
+fn open_block(out: &mut Prompt) {
     out.text("\n\n<").control(Special::Dsml).text("tool_calls>\n");
 }
 
 /// The opening tag of a call.
-pub(super) fn open_invoke(out: &mut Prompt, name: &str) {
+fn open_invoke(out: &mut Prompt, name: &str) {
     out.text("<").control(Special::Dsml).text("invoke name=\"").text(name).text("\">\n");
 }
 

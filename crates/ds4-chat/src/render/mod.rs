@@ -251,50 +251,50 @@ impl<'a> Renderer<'a> {
         }
     }
 
-    /// Opens the assistant turn. `last` is the last turn if it is an assistant turn.
+    /// Ends the prompt. `last` is the last turn if it is an assistant turn.
     fn finish(mut self, last: Option<&AssistantMessage>) -> RenderedPrompt {
-        let thinking = self.options.thinking.is_on();
-        let mut start = match last {
-            Some(message) if message.end != TurnEnd::Finished => {
-                let in_reasoning = thinking && continues_reasoning(message);
-                match (in_reasoning, message.reasoning.is_empty(), message.content.is_empty()) {
-                    (true, true, _) => Start::Reasoning,
-                    (true, false, _) => Start::ReasoningContinued,
-                    (false, _, true) => Start::Content,
-                    (false, _, false) => Start::ContentContinued,
-                }
-            }
-            _ if self.header == Header::Task || self.options.ending == Ending::History => Start::Content,
-            _ => {
-                let marker = marker(thinking);
-                self.writer.out().control(Special::Assistant).control(marker);
-                if thinking { Start::Reasoning } else { Start::Content }
-            }
-        };
+        let mut start = self.open_turn(last);
         let mut after_reasoning = None;
-        if self.options.ending == Ending::AssistantTurn {
-            let name = match &self.conversation.tool_choice {
-                ToolChoice::Auto | ToolChoice::None => None,
-                ToolChoice::Required => Some(None),
-                ToolChoice::Named(name) => Some(Some(name)),
-            };
-            if let Some(name) = name {
+        if let Some(opening) = self.forced_call() {
+            if matches!(start, Start::Reasoning | Start::ReasoningContinued) {
                 let mut opener = Prompt::new();
-                let in_reasoning = matches!(start, Start::Reasoning | Start::ReasoningContinued);
-                let out = if in_reasoning { &mut opener } else { self.writer.out() };
-                calls::open_block(out);
-                if let Some(name) = name {
-                    calls::open_invoke(out, name);
-                }
-                if in_reasoning {
-                    after_reasoning = Some(opener);
-                } else {
-                    start = name.map_or(Start::Block, |name| Start::Invoke(name.clone()));
-                }
+                opening.write(&mut opener);
+                after_reasoning = Some(opener);
+            } else {
+                opening.write(self.writer.out());
+                start = opening.start();
             }
         }
         let (prompt, boundaries) = self.writer.finish();
         RenderedPrompt { prompt, boundaries, start, shows_tools: self.show_tools, after_reasoning }
+    }
+
+    /// Opens the assistant turn unless the last message is one to go on with.
+    fn open_turn(&mut self, last: Option<&AssistantMessage>) -> Start {
+        let thinking = self.options.thinking.is_on();
+        if let Some(message) = last.filter(|message| message.end != TurnEnd::Finished) {
+            return match thinking && continues_reasoning(message) {
+                true if message.reasoning.is_empty() => Start::Reasoning,
+                true => Start::ReasoningContinued,
+                false if message.content.is_empty() => Start::Content,
+                false => Start::ContentContinued,
+            };
+        }
+        if self.header == Header::Task || self.options.ending == Ending::History {
+            return Start::Content;
+        }
+        self.writer.out().control(Special::Assistant).control(marker(thinking));
+        if thinking { Start::Reasoning } else { Start::Content }
+    }
+
+    /// What opens a call that the request demands.
+    fn forced_call(&self) -> Option<calls::Opening> {
+        match &self.conversation.tool_choice {
+            _ if self.options.ending == Ending::History => None,
+            ToolChoice::Auto | ToolChoice::None => None,
+            ToolChoice::Required => Some(calls::Opening { name: None }),
+            ToolChoice::Named(name) => Some(calls::Opening { name: Some(name.clone()) }),
+        }
     }
 }
 
