@@ -1,0 +1,216 @@
+//! One accepted request, from the queue to its last event.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use ds4_chat::tokenizer::Tokenizer;
+
+use crate::event::{Event, EventSink, FinishReason, Finished, Prefill, Started, Timings, Token, Usage};
+use crate::generation::CancelHandle;
+use crate::inbox::Permit;
+use crate::sampling::{Directive, Flow, Guide, SampleError, Sampler};
+use crate::text::TextStream;
+use crate::{GenerationError, Request, StopMatcher};
+
+/// A request on its way, with everything that is its own: tokens, sampler, text, events. Only the sequence state is not here.
+///
+/// However it ends, the last thing that it sends is one [`Event::Finished`].
+pub(crate) struct Job {
+    /// The prompt, then the sampled tokens.
+    tokens: Vec<u32>,
+    prompt_tokens: usize,
+    reused_tokens: usize,
+    max_tokens: usize,
+    sampler: Sampler,
+    guide: Option<Box<dyn Guide>>,
+    stop_tokens: Vec<u32>,
+    text: TextStream,
+    priority: i32,
+    deadline: Option<Instant>,
+    cancel: CancelHandle,
+    sink: Box<dyn EventSink>,
+    /// Nobody receives the events.
+    disconnected: bool,
+    /// Since when there is no room for events.
+    blocked_since: Option<Instant>,
+    submitted: Instant,
+    started: Option<Instant>,
+    first_token: Option<Instant>,
+    /// `None` once it has finished.
+    permit: Option<Permit>,
+}
+
+/// What a job needs beside its request.
+pub(crate) struct Admission {
+    /// Most tokens to sample.
+    pub(crate) max_tokens: usize,
+    /// Matcher of its stop sequences.
+    pub(crate) stops: StopMatcher,
+    /// Seed where the request has none.
+    pub(crate) seed: u64,
+    /// Its place in the inbox.
+    pub(crate) permit: Permit,
+    /// How it is cancelled.
+    pub(crate) cancel: CancelHandle,
+    /// Where its events go.
+    pub(crate) sink: Box<dyn EventSink>,
+}
+
+impl Job {
+    pub(crate) fn new(request: Request, admission: Admission, tokenizer: Arc<Tokenizer>) -> Self {
+        Self {
+            sampler: Sampler::new(&request.sampling, &request.prompt, admission.seed),
+            prompt_tokens: request.prompt.len(),
+            tokens: request.prompt,
+            reused_tokens: 0,
+            max_tokens: admission.max_tokens,
+            guide: request.guide,
+            stop_tokens: request.stop_tokens,
+            text: TextStream::new(tokenizer, admission.stops),
+            priority: request.priority,
+            deadline: request.deadline,
+            cancel: admission.cancel,
+            sink: admission.sink,
+            disconnected: false,
+            blocked_since: None,
+            submitted: Instant::now(),
+            started: None,
+            first_token: None,
+            permit: Some(admission.permit),
+        }
+    }
+
+    pub(crate) fn priority(&self) -> i32 {
+        self.priority
+    }
+
+    /// The prompt and the tokens sampled so far.
+    pub(crate) fn tokens(&self) -> &[u32] {
+        &self.tokens
+    }
+
+    pub(crate) fn prompt_tokens(&self) -> usize {
+        self.prompt_tokens
+    }
+
+    /// Why it has to end now, seen from outside.
+    pub(crate) fn interruption(&self, now: Instant) -> Option<FinishReason> {
+        if self.cancel.is_cancelled() || self.disconnected {
+            Some(FinishReason::Cancelled)
+        } else if self.deadline.is_some_and(|deadline| deadline <= now) {
+            Some(FinishReason::Deadline)
+        } else {
+            None
+        }
+    }
+
+    /// Whether there is room for the events of a step.
+    pub(crate) fn has_room(&mut self, now: Instant) -> bool {
+        let room = self.sink.has_room();
+        self.blocked_since = if room { None } else { self.blocked_since.or(Some(now)) };
+        room
+    }
+
+    /// How long there has been no room.
+    pub(crate) fn blocked_for(&self, now: Instant) -> Duration {
+        self.blocked_since.map_or(Duration::ZERO, |since| now.saturating_duration_since(since))
+    }
+
+    /// It leaves the queue, with `reused_tokens` of its prompt computed.
+    pub(crate) fn start(&mut self, now: Instant, reused_tokens: usize) {
+        self.started = Some(now);
+        self.reused_tokens = reused_tokens;
+        self.send(Event::Started(Started {
+            seed: self.sampler.seed(),
+            prompt_tokens: self.prompt_tokens,
+            reused_tokens,
+            max_tokens: self.max_tokens,
+        }));
+    }
+
+    /// `done` tokens of the prompt are computed.
+    pub(crate) fn report_prefill(&mut self, done: usize) {
+        let (total, reused) = (self.prompt_tokens, self.reused_tokens);
+        self.send(Event::Prefill(Prefill { done, total, reused }));
+    }
+
+    /// Samples the next token. Returns why the job is done, if it is. logits: [n_vocab].
+    pub(crate) fn sample(&mut self, logits: &[f32]) -> Result<Option<FinishReason>, SampleError> {
+        let directive = self.guide.as_mut().map_or(Directive::default(), |guide| guide.directive());
+        let sampled = self.sampler.sample(logits, &directive)?;
+        let id = sampled.token;
+        self.tokens.push(id);
+        self.first_token.get_or_insert_with(Instant::now);
+        let flow = self.guide.as_mut().map_or(Flow::Continue, |guide| guide.accept(id));
+
+        let stop_token = self.stop_tokens.contains(&id);
+        let text = if stop_token { String::new() } else { self.text.push(id) };
+        self.send(Event::Token(Token { id, text, logprobs: sampled.logprobs }));
+
+        let stop_sequence = || self.text.stop().map(|stop| FinishReason::StopSequence(stop.to_owned()));
+        Ok(if stop_token {
+            Some(FinishReason::Stop)
+        } else if let Some(reason) = stop_sequence() {
+            Some(reason)
+        } else if flow == Flow::Stop {
+            Some(FinishReason::Stop)
+        } else if self.sampled_tokens() >= self.max_tokens {
+            Some(FinishReason::Length)
+        } else {
+            None
+        })
+    }
+
+    fn sampled_tokens(&self) -> usize {
+        self.tokens.len() - self.prompt_tokens
+    }
+
+    /// Sends the last event.
+    pub(crate) fn finish(mut self, reason: FinishReason) {
+        self.end(reason);
+    }
+
+    fn end(&mut self, reason: FinishReason) {
+        // Given back first: who receives the last event may submit the next request at once.
+        if self.permit.take().is_none() {
+            return;
+        }
+        let now = Instant::now();
+        let started = self.started.unwrap_or(now);
+        let first_token = self.first_token.unwrap_or(now);
+        let finished = Finished {
+            reason,
+            text: self.text.finish(),
+            usage: Usage {
+                prompt_tokens: self.prompt_tokens,
+                reused_tokens: self.reused_tokens,
+                completion_tokens: self.sampled_tokens(),
+            },
+            timings: Timings {
+                queued: started.saturating_duration_since(self.submitted),
+                prefill: first_token.saturating_duration_since(started),
+                decode: now.saturating_duration_since(first_token),
+            },
+        };
+        self.send(Event::Finished(finished));
+    }
+
+    fn send(&mut self, event: Event) {
+        if self.sink.send(event).is_err() {
+            self.disconnected = true;
+        }
+    }
+
+    /// It was never accepted: nothing is sent.
+    pub(crate) fn discard(mut self) {
+        self.permit = None;
+    }
+}
+
+impl Drop for Job {
+    /// A job that is dropped on the way (a panic unwinds through its owner) does not leave anybody waiting.
+    fn drop(&mut self) {
+        let what = "the generation was dropped before its end".to_owned();
+        self.end(FinishReason::Error(GenerationError::Defect(what)));
+    }
+}

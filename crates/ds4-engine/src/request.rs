@@ -1,0 +1,85 @@
+//! What to generate.
+
+use std::time::Instant;
+
+use crate::sampling::{Guide, SamplingParams};
+use crate::{EngineError, StopMatcher};
+
+/// A prompt to continue, and how.
+pub struct Request {
+    /// Token ids of the prompt, at least one.
+    pub prompt: Vec<u32>,
+    /// Most tokens to sample, at least 1. `None`: until the context is full. What the context has no room for is cut.
+    pub max_tokens: Option<usize>,
+    /// How tokens are sampled.
+    pub sampling: SamplingParams,
+    /// Strings that end the answer wherever they appear in its text. Callers for whom only a part of the text counts
+    /// use a [`StopMatcher`] of their own.
+    pub stop_sequences: Vec<String>,
+    /// Tokens that end the answer, such as the end-of-sentence token.
+    pub stop_tokens: Vec<u32>,
+    /// A smaller context than the engine's, in tokens.
+    pub context: Option<usize>,
+    /// Greater goes first: out of the queue, and in the share of prefill. 0.
+    pub priority: i32,
+    /// When the answer is no longer wanted.
+    pub deadline: Option<Instant>,
+    /// Follows the generation and constrains it.
+    pub guide: Option<Box<dyn Guide>>,
+}
+
+impl Request {
+    /// A request with default settings: no stop tokens, no limit but the context.
+    pub fn new(prompt: Vec<u32>) -> Self {
+        Self {
+            prompt,
+            max_tokens: None,
+            sampling: SamplingParams::default(),
+            stop_sequences: Vec::new(),
+            stop_tokens: Vec::new(),
+            context: None,
+            priority: 0,
+            deadline: None,
+            guide: None,
+        }
+    }
+
+    /// Checks everything against the model's sizes. Returns the number of tokens to sample at most, and the
+    /// matcher of the stop sequences.
+    pub(crate) fn check(&self, context: usize, n_vocab: usize) -> Result<(usize, StopMatcher), EngineError> {
+        if self.prompt.is_empty() {
+            return Err(EngineError::EmptyPrompt);
+        }
+        let context = self.context.map_or(context, |limit| limit.min(context));
+        let prompt = self.prompt.len();
+        if prompt >= context {
+            return Err(EngineError::PromptTooLong { prompt, context });
+        }
+        if let Some(index) = self.prompt.iter().position(|&token| token as usize >= n_vocab) {
+            return Err(EngineError::PromptToken { token: self.prompt[index], index, n_vocab });
+        }
+        if self.max_tokens == Some(0) {
+            return Err(EngineError::NoTokens);
+        }
+        self.sampling.validate(n_vocab)?;
+        let matcher = StopMatcher::new(&self.stop_sequences)?;
+        let room = context - prompt;
+        Ok((self.max_tokens.map_or(room, |max| max.min(room)), matcher))
+    }
+}
+
+impl std::fmt::Debug for Request {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Request")
+            .field("prompt_tokens", &self.prompt.len())
+            .field("max_tokens", &self.max_tokens)
+            .field("sampling", &self.sampling)
+            .field("stop_sequences", &self.stop_sequences)
+            .field("stop_tokens", &self.stop_tokens)
+            .field("context", &self.context)
+            .field("priority", &self.priority)
+            .field("deadline", &self.deadline)
+            .field("guided", &self.guide.is_some())
+            .finish()
+    }
+}
