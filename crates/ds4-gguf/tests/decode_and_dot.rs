@@ -48,7 +48,9 @@ fn decoding_is_bit_exact() {
         for (i, (y, e)) in y.iter().zip(&expected).enumerate() {
             assert_eq!(y.to_bits(), e.to_bits(), "{ty} element {i}: {y:e} for {e:e}");
         }
-        assert_eq!(validate(ty, &blocks), Ok(()), "{ty}");
+        // The reserved MXFP4 exponent decodes as the others do, but no encoder writes it.
+        let reserved = blocks.chunks(17).position(|b| ty == TensorType::MXFP4 && b[0] == 255);
+        assert_eq!(validate(ty, &blocks).err().map(|bad| bad.index), reserved, "{ty}");
     }
 }
 
