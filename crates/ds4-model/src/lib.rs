@@ -12,6 +12,7 @@
 pub mod backend;
 pub mod config;
 pub mod conformance;
+pub mod cost;
 mod error;
 pub mod forward;
 pub mod model;
@@ -24,6 +25,7 @@ pub mod state;
 
 pub use backend::{Backend, Buffer, Sublayer};
 pub use config::Config;
+pub use cost::ReadCost;
 pub use error::ModelError;
 pub use forward::{forward, forward_layer};
 pub use model::{LayerTensors, Model, Routing, Tensor};

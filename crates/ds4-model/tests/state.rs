@@ -64,7 +64,17 @@ fn a_full_size_context_takes_little_memory() {
     // The published shape of V4 Flash, of which the state layout needs only these dimensions.
     let mut config = harness::model("s-f16").config().clone();
     config.n_layer = 43;
-    config.ratios = (0..43).map(|n| if n < 2 { 0 } else if n % 2 == 0 { 4 } else { 128 }).collect();
+    config.ratios = (0..43)
+        .map(|n| {
+            if n < 2 {
+                0
+            } else if n % 2 == 0 {
+                4
+            } else {
+                128
+            }
+        })
+        .collect();
     (config.head_dim, config.rope_dim, config.idx_dim, config.window) = (512, 64, 128, 128);
     let packed = StateLayout::new(&config, KvPrecision::Model);
     assert_eq!(packed.kv_row.bytes(), 583);

@@ -77,6 +77,20 @@ pub fn write<W: Write>(
     Ok(writer.finish()?)
 }
 
+/// The bytes of the file before its data, and the length of the data: to make a file of the right size without
+/// writing its weights.
+///
+/// # Errors
+/// An impossible layer count.
+pub fn header(options: &SynthOptions, tokenizer: Option<&TokenizerArrays>) -> Result<(Vec<u8>, u64), SynthError> {
+    let layers = layer_count(options)?;
+    let metadata = metadata::metadata(&options.shape, layers, tokenizer);
+    let (layout, _) = lay_out(options, layers)?;
+    let (mut header, data_bytes) = (Vec::new(), layout.data_len());
+    GgufWriter::new(options.shape.name, &mut header, &metadata, layout)?;
+    Ok((header, data_bytes))
+}
+
 /// Builds a synthetic model in memory.
 ///
 /// # Errors

@@ -137,8 +137,8 @@ impl Backend for CpuBackend {
         Ok(())
     }
 
-    fn attn_q(&mut self, layer: usize, _rows: &Rows) -> Result<(), ModelError> {
-        self.make_queries(layer);
+    fn attn_q(&mut self, layer: usize, rows: &Rows) -> Result<(), ModelError> {
+        self.make_queries(layer, rows);
         Ok(())
     }
 

@@ -44,7 +44,7 @@ impl CpuBackend {
         }
     }
 
-    pub(super) fn make_queries(&mut self, layer: usize) {
+    pub(super) fn make_queries(&mut self, layer: usize, rows: &ds4_model::Rows) {
         let model = &*self.model;
         let config = model.config();
         let tensors = &model.layers[layer];
@@ -59,7 +59,11 @@ impl CpuBackend {
             });
         }
         let mut targets = vec![(&tensors.q_b, work.query.as_mut_slice())];
-        if let Some(indexer) = &tensors.indexer {
+        // While every visible row is attended, nobody asks the indexer.
+        let ratio = config.ratios[layer];
+        let chooses = |&position: &usize| (position + 1) / ratio > config.idx_topk;
+        let indexer = tensors.indexer.as_ref().filter(|_| rows.positions().iter().any(chooses));
+        if let Some(indexer) = indexer {
             targets.push((&indexer.q_b, &mut work.indexer_query));
         }
         let int8 = targets.iter().any(|(tensor, _)| uses_int8(self.numerics.compute, tensor));
@@ -73,7 +77,7 @@ impl CpuBackend {
         let angles = &work.angles[usize::from(config.ratios[layer] != 0)];
         let rounds = self.numerics.kv == KvPrecision::Model;
         let mut kinds = vec![(&mut work.query, config.n_head, config.head_dim, true)];
-        if tensors.indexer.is_some() {
+        if indexer.is_some() {
             kinds.push((&mut work.indexer_query, config.idx_heads, config.idx_dim, false));
         }
         for (query, n_head, dim, attention) in kinds {
