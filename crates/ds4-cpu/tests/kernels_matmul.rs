@@ -34,7 +34,7 @@ fn product_f32(isa: Isa, w: &Matrix<'_>, x: &[f32]) -> Vec<f32> {
 fn integer_products_equal_the_canonical_dot_on_every_instruction_set() {
     let mut random = Random::new(1);
     for ty in BLOCK_TYPES {
-        for cols in [256, 768] {
+        for cols in [256, 768, 2304] {
             for out in OUTS {
                 // One byte in front: weights in a file have no alignment to rely on.
                 let mut bytes = vec![0];

@@ -82,10 +82,8 @@ impl Product<'_> {
         let at = first - self.out_rows.start;
         let ty = self.w.ty();
         let bytes_to = |col: usize| col / ty.block_len() * ty.block_bytes();
-        let weights = self
-            .w
-            .sixteen_rows(first, self.out_rows.end)
-            .map(|row| &row[bytes_to(chunk.start)..bytes_to(chunk.end)]);
+        let weights =
+            self.w.sixteen_rows(first, self.out_rows.end).map(|row| &row[bytes_to(chunk.start)..bytes_to(chunk.end)]);
         tile.load(self.isa, ty, chunk.len(), &weights);
         for begin in (0..self.n).step_by(MAX_ROWS) {
             let count = (self.n - begin).min(MAX_ROWS);

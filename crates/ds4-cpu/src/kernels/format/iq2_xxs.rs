@@ -2,6 +2,9 @@
 //! eight magnitudes, four 7-bit sign codes and a 4-bit scale `s` on top.
 //! Element = `d * (2 s + 1) / 8 * (+-magnitude)`.
 
+#[cfg(target_arch = "x86_64")]
+pub(super) mod avx512;
+
 use super::super::tile::{ROWS, TileMut};
 use super::f16_at;
 use ds4_gguf::quant::iq2_xxs::signs;

@@ -1,5 +1,7 @@
 //! The block formats: one file each, turning blocks into the common form of a [`Tile`](super::tile::Tile).
 
+#[cfg(target_arch = "x86_64")]
+mod avx512;
 mod iq2_xxs;
 mod mxfp4;
 mod q2_k;
@@ -7,6 +9,8 @@ mod q4_k;
 mod q8_0;
 
 use super::isa::Isa;
+#[cfg(target_arch = "x86_64")]
+use super::isa::Kind;
 use super::tile::{ROWS, TileMut};
 use ds4_gguf::TensorType;
 
@@ -35,17 +39,33 @@ pub(crate) fn has_minima(ty: TensorType) -> bool {
 /// # Panics
 /// The type has no integer product (checked by the products' outer functions).
 pub(crate) fn load_tile(isa: Isa, ty: TensorType, rows: &[&[u8]; ROWS], tile: TileMut<'_>) {
-    let _ = isa;
-    match ty {
-        TensorType::Q8_0 => q8_0::load_tile(rows, tile),
-        TensorType::Q2_K => q2_k::load_tile(rows, tile),
-        TensorType::Q4_K => q4_k::load_tile(rows, tile),
-        TensorType::IQ2_XXS => iq2_xxs::load_tile(rows, tile),
-        TensorType::MXFP4 => mxfp4::load_tile(rows, tile),
-        TensorType::F32 | TensorType::F16 | TensorType::BF16 | TensorType::I32 => {
-            unreachable!("{ty} has no integer product")
+    match isa.kind() {
+        #[cfg(target_arch = "x86_64")]
+        Kind::Avx512 => {
+            let load_tile = match ty {
+                TensorType::Q8_0 => q8_0::avx512::load_tile,
+                TensorType::Q2_K => q2_k::avx512::load_tile,
+                TensorType::Q4_K => q4_k::avx512::load_tile,
+                TensorType::IQ2_XXS => iq2_xxs::avx512::load_tile,
+                TensorType::MXFP4 => mxfp4::avx512::load_tile,
+                TensorType::F32 | TensorType::F16 | TensorType::BF16 | TensorType::I32 => no_product(ty),
+            };
+            // SAFETY: an `Isa` exists only where the processor offers its instructions.
+            unsafe { load_tile(rows, tile) }
         }
+        _ => match ty {
+            TensorType::Q8_0 => q8_0::load_tile(rows, tile),
+            TensorType::Q2_K => q2_k::load_tile(rows, tile),
+            TensorType::Q4_K => q4_k::load_tile(rows, tile),
+            TensorType::IQ2_XXS => iq2_xxs::load_tile(rows, tile),
+            TensorType::MXFP4 => mxfp4::load_tile(rows, tile),
+            TensorType::F32 | TensorType::F16 | TensorType::BF16 | TensorType::I32 => no_product(ty),
+        },
     }
+}
+
+fn no_product(ty: TensorType) -> ! {
+    unreachable!("{ty} has no integer product")
 }
 
 /// The f16 number at the start of `bytes`.

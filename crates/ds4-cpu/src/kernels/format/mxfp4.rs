@@ -1,6 +1,9 @@
 //! MXFP4: 32 elements in 17 bytes: exponent byte `e`, 16 bytes of E2M1 codes (elements 0..16 in the low
 //! halves, 16..32 in the high halves). Element = `2^(e - 127) * value`, here `2^(e - 128) * (2 * value)`.
 
+#[cfg(target_arch = "x86_64")]
+pub(super) mod avx512;
+
 use super::super::tile::{ROWS, TileMut};
 
 pub(crate) const BLOCK_BYTES: usize = 17;

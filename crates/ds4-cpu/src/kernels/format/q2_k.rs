@@ -2,6 +2,9 @@
 //! 2-bit codes (each 32 bytes: four planes of 32 elements), f16 `d`, f16 `dmin`.
 //! Element = `d * scale * code - dmin * min`.
 
+#[cfg(target_arch = "x86_64")]
+pub(super) mod avx512;
+
 use super::super::tile::{ROWS, TileMut};
 use super::f16_at;
 

@@ -2,6 +2,9 @@
 //! of 4-bit codes (each 32 bytes: low halves one group, high halves the next).
 //! Element = `d * scale * code - dmin * min`.
 
+#[cfg(target_arch = "x86_64")]
+pub(super) mod avx512;
+
 use super::super::tile::{ROWS, TileMut};
 use super::f16_at;
 

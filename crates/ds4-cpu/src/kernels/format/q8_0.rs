@@ -1,5 +1,8 @@
 //! Q8_0: 32 elements in 34 bytes: f16 `d`, 32 signed codes. Element = `d * code`.
 
+#[cfg(target_arch = "x86_64")]
+pub(super) mod avx512;
+
 use super::super::tile::{ROWS, TileMut};
 use super::f16_at;
 

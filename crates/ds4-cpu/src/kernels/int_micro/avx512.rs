@@ -38,11 +38,7 @@ unsafe fn rows<const N: usize>(tile: &Tile, x: &[QuantizedRow<'_>], acc: &mut [[
 
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512vnni")]
 #[inline]
-unsafe fn groups<const N: usize, const MINIMA: bool>(
-    tile: &Tile,
-    x: &[QuantizedRow<'_>],
-    acc: &mut [[f32; ROWS]],
-) {
+unsafe fn groups<const N: usize, const MINIMA: bool>(tile: &Tile, x: &[QuantizedRow<'_>], acc: &mut [[f32; ROWS]]) {
     assert!(x.len() == N && acc.len() == N);
     let n_groups = tile.codes().len();
     let codes = tile.codes().as_ptr().cast::<u8>();

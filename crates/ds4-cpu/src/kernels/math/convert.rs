@@ -1,6 +1,8 @@
 //! Small number formats to f32.
 
-use super::super::isa::{Isa, Kind, per_isa};
+#[cfg(target_arch = "x86_64")]
+use super::super::isa::Kind;
+use super::super::isa::{Isa, per_isa};
 
 /// Elements that share an exponent in an FP4 row.
 const FP4_GROUP: usize = 32;

@@ -1,0 +1,123 @@
+//! What the formats' AVX-512 decoders share: sixteen rows into the lanes of a register.
+
+use super::super::tile::{Codes, ROWS};
+use std::arch::x86_64::*;
+
+/// The first bytes of sixteen rows of at least `len` bytes each.
+pub(super) struct Columns<'a> {
+    rows: &'a [&'a [u8]; ROWS],
+    len: usize,
+}
+
+impl<'a> Columns<'a> {
+    pub fn new(rows: &'a [&'a [u8]; ROWS]) -> Columns<'a> {
+        Columns { rows, len: rows.iter().map(|row| row.len()).min().unwrap_or(0) }
+    }
+
+    /// Sixteen bytes from `at` of every row: four registers, the `j`-th with the `j`-th 32-bit word of each row.
+    #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512vnni")]
+    #[inline]
+    pub fn words(&self, at: usize) -> [__m512i; 4] {
+        assert!(at + 16 <= self.len);
+        // Row 4 l + i goes to the 128-bit lane l of `by_row[i]`.
+        let by_row: [__m512i; 4] = std::array::from_fn(|i| {
+            // SAFETY: bytes `at..at + 16` exist in every row; the load needs no alignment.
+            let load = |row: usize| unsafe { _mm_loadu_si128(self.rows[row].as_ptr().add(at).cast()) };
+            let z = _mm512_castsi128_si512(load(i));
+            let z = _mm512_inserti32x4::<1>(z, load(4 + i));
+            let z = _mm512_inserti32x4::<2>(z, load(8 + i));
+            _mm512_inserti32x4::<3>(z, load(12 + i))
+        });
+        let low = _mm512_unpacklo_epi32(by_row[0], by_row[1]);
+        let low2 = _mm512_unpacklo_epi32(by_row[2], by_row[3]);
+        let high = _mm512_unpackhi_epi32(by_row[0], by_row[1]);
+        let high2 = _mm512_unpackhi_epi32(by_row[2], by_row[3]);
+        [
+            _mm512_unpacklo_epi64(low, low2),
+            _mm512_unpackhi_epi64(low, low2),
+            _mm512_unpacklo_epi64(high, high2),
+            _mm512_unpackhi_epi64(high, high2),
+        ]
+    }
+
+    /// The byte at `at` of every row, in 32-bit lanes.
+    #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512vnni")]
+    #[inline]
+    pub fn bytes(&self, at: usize) -> __m512i {
+        assert!(at < self.len);
+        // SAFETY: byte `at` exists in every row.
+        let bytes: [u8; ROWS] = std::array::from_fn(|row| unsafe { *self.rows[row].get_unchecked(at) });
+        // SAFETY: sixteen bytes, unaligned.
+        _mm512_cvtepu8_epi32(unsafe { _mm_loadu_si128(bytes.as_ptr().cast()) })
+    }
+
+    /// The 32-bit word at `at` of every row.
+    #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512vnni")]
+    #[inline]
+    pub fn word(&self, at: usize) -> __m512i {
+        assert!(at + 4 <= self.len);
+        let words: [u32; ROWS] =
+            // SAFETY: bytes `at..at + 4` exist in every row.
+            std::array::from_fn(|row| unsafe { self.rows[row].as_ptr().add(at).cast::<u32>().read_unaligned() });
+        // SAFETY: sixty-four bytes, unaligned.
+        unsafe { _mm512_loadu_si512(words.as_ptr().cast()) }
+    }
+
+    /// The half-precision number at `at` of every row.
+    #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512vnni")]
+    #[inline]
+    pub fn half(&self, at: usize) -> __m512 {
+        assert!(at + 2 <= self.len);
+        let halves: [u16; ROWS] =
+            // SAFETY: bytes `at..at + 2` exist in every row.
+            std::array::from_fn(|row| unsafe { self.rows[row].as_ptr().add(at).cast::<u16>().read_unaligned() });
+        // SAFETY: thirty-two bytes, unaligned.
+        _mm512_cvtph_ps(unsafe { _mm256_loadu_si256(halves.as_ptr().cast()) })
+    }
+}
+
+/// The half-precision numbers in the low halves of 32-bit lanes.
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512vnni")]
+#[inline]
+pub(super) fn low_half(words: __m512i) -> __m512 {
+    _mm512_cvtph_ps(_mm512_cvtepi32_epi16(words))
+}
+
+/// The half-precision numbers in the high halves of 32-bit lanes.
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512vnni")]
+#[inline]
+pub(super) fn high_half(words: __m512i) -> __m512 {
+    low_half(_mm512_srli_epi32::<16>(words))
+}
+
+/// Logical shift to the right of 32-bit lanes by a number the compiler knows after unrolling.
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512vnni")]
+#[inline]
+pub(super) fn shift_right(words: __m512i, bits: u32) -> __m512i {
+    _mm512_srlv_epi32(words, _mm512_set1_epi32(bits as i32))
+}
+
+/// Writes the codes of quad `quad` (0..8) of a group.
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512vnni")]
+#[inline]
+pub(super) fn store_quad(codes: &mut Codes, quad: usize, values: __m512i) {
+    let to: &mut [u8; 64] = &mut codes.as_chunks_mut().0[quad];
+    // SAFETY: `to` is sixty-four bytes; the store needs no alignment.
+    unsafe { _mm512_storeu_si512(to.as_mut_ptr().cast(), values) };
+}
+
+/// Writes sixteen scales.
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512vnni")]
+#[inline]
+pub(super) fn store_scales(to: &mut [f32; ROWS], values: __m512) {
+    // SAFETY: `to` is sixteen floats; the store needs no alignment.
+    unsafe { _mm512_storeu_ps(to.as_mut_ptr(), values) };
+}
+
+/// Writes sixteen pairs of factors of the minima.
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512vnni")]
+#[inline]
+pub(super) fn store_factors(to: &mut [[i16; 2]; ROWS], values: __m512i) {
+    // SAFETY: `to` is sixty-four bytes; the store needs no alignment.
+    unsafe { _mm512_storeu_si512(to.as_mut_ptr().cast(), values) };
+}
