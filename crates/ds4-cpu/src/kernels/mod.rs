@@ -18,6 +18,7 @@
 
 mod activation;
 mod aligned;
+mod float_micro;
 mod format;
 mod int_micro;
 mod isa;
