@@ -1,0 +1,78 @@
+//! `ds4 bench`.
+
+use std::path::PathBuf;
+
+use clap::Args;
+
+use super::{BackendArgs, ModelArgs};
+
+const EXAMPLES: &str = "\
+Examples:
+  ds4 bench --synthetic v4-flash-q2 --alias    will the real model run well here? (needs 4 GB, no download)
+  ds4 bench -m FILE --ctx 2048,8192 --gen 64   how fast is this file at these contexts?
+  ds4 bench --json results.json                the same figures for a program
+
+The roofline is what the memory allows: a decoded token has to read every weight it uses and its cache rows
+once; that many bytes over the measured read bandwidth is the ideal, and the last column says how near we are.";
+
+/// Arguments of `ds4 bench`.
+#[derive(Args, Clone, Debug)]
+#[command(after_help = EXAMPLES)]
+pub struct BenchArgs {
+    #[command(flatten)]
+    pub model: ModelArgs,
+
+    #[command(flatten)]
+    pub synthetic: SyntheticArgs,
+
+    /// Context lengths to measure at, in tokens
+    #[arg(long, value_name = "N,…", value_delimiter = ',', default_value = "512")]
+    pub ctx: Vec<u32>,
+
+    /// Tokens to decode at each length
+    #[arg(long = "gen", value_name = "N", default_value_t = 16, value_parser = clap::value_parser!(u32).range(1..))]
+    pub generate: u32,
+
+    /// Tokens per prefill step
+    #[arg(long, value_name = "N", default_value_t = 512, value_parser = clap::value_parser!(u32).range(1..=8192))]
+    pub prefill_chunk: u32,
+
+    /// Write JSON, to standard output in place of the table or to a file
+    #[arg(long, value_name = "OUT", num_args = 0..=1, default_missing_value = "-")]
+    pub json: Option<PathBuf>,
+
+    /// Write CSV, likewise
+    #[arg(long, value_name = "OUT", num_args = 0..=1, default_missing_value = "-")]
+    pub csv: Option<PathBuf>,
+
+    /// Draw the speeds over the context length
+    #[arg(long, value_name = "OUT")]
+    pub svg: Option<PathBuf>,
+
+    #[command(flatten)]
+    pub backend: BackendArgs,
+}
+
+/// A model with random weights in place of a file.
+#[derive(Args, Clone, Debug)]
+pub struct SyntheticArgs {
+    /// Random weights of a published shape, made in memory: v4-flash-q2, v4-flash-q4, v4-flash-mxfp4 or nano
+    #[arg(long, value_name = "SHAPE", conflicts_with = "model", value_parser = shape)]
+    pub synthetic: Option<ds4_synth::Shape>,
+
+    /// Let all layers share one layer's weights: the full shape in a few GB
+    #[arg(long, requires = "synthetic")]
+    pub alias: bool,
+
+    /// Only the first N layers
+    #[arg(long, value_name = "N", requires = "synthetic")]
+    pub layers: Option<usize>,
+}
+
+/// A shape by name.
+pub(super) fn shape(name: &str) -> Result<ds4_synth::Shape, String> {
+    ds4_synth::Shape::by_name(name).ok_or_else(|| {
+        let names: Vec<&str> = ds4_synth::Shape::ALL.iter().map(|shape| shape.name).collect();
+        format!("there is no shape of that name; it is one of {}", names.join(", "))
+    })
+}

@@ -1,0 +1,38 @@
+//! The choice of a backend, made at run time.
+
+use std::sync::Arc;
+
+use anyhow::Context;
+use ds4_cpu::{CpuBackend, CpuOptions};
+use ds4_model::reference::ReferenceBackend;
+use ds4_model::{Model, Numerics};
+
+use crate::args::{BackendArgs, BackendKind};
+
+/// A backend of any kind; its users are generic over `ds4_model::Backend` and match here once.
+pub enum AnyBackend {
+    /// The processor.
+    Cpu(Box<CpuBackend>),
+    /// The plain reference.
+    Reference(Box<ReferenceBackend>),
+}
+
+impl AnyBackend {
+    /// The backend that the arguments ask for.
+    ///
+    /// # Errors
+    /// The device cannot be used.
+    pub fn open(model: Arc<Model>, args: &BackendArgs) -> anyhow::Result<AnyBackend> {
+        let numerics = Numerics { compute: args.compute, kv: args.kv_precision };
+        match args.backend {
+            BackendKind::Auto | BackendKind::Cpu => {
+                let options = CpuOptions { threads: args.threads.map(usize::from), isa: args.cpu_features, numerics };
+                let backend = CpuBackend::new(model, options).context("cannot start the CPU backend")?;
+                Ok(AnyBackend::Cpu(Box::new(backend)))
+            }
+            BackendKind::Reference => {
+                Ok(AnyBackend::Reference(Box::new(ReferenceBackend::new(model, args.kv_precision))))
+            }
+        }
+    }
+}

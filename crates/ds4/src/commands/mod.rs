@@ -1,0 +1,7 @@
+//! The commands, one module each.
+
+pub mod bench;
+pub mod debug;
+pub mod inspect;
+pub mod run;
+pub mod synth;

@@ -1,0 +1,154 @@
+//! The answer as it comes: what is shown where.
+
+use std::io::{self, Write};
+use std::sync::Arc;
+
+use ds4_chat::dsml::{End, Event, Options, TokenParser};
+use ds4_chat::tokenizer::{StreamDecoder, Tokenizer};
+use ds4_engine::StopMatcher;
+
+use crate::exit::output_error;
+use crate::terminal::{self, Stream, Style, printable};
+
+/// Shows tokens: the answer on standard output, the reasoning dimmed on standard error.
+pub struct Answer {
+    source: Source,
+    stop: StopMatcher,
+    screen: Screen,
+}
+
+/// How tokens become text.
+enum Source {
+    /// Reasoning and answer, by the chat format.
+    Chat(Box<TokenParser<Arc<Tokenizer>>>),
+    /// Text and nothing else. Control tokens are not shown.
+    Raw(StreamDecoder<Arc<Tokenizer>>, Arc<Tokenizer>),
+}
+
+impl Answer {
+    /// An answer to be parsed by `parser`, or raw text. `stop` ends the answer; the reasoning may contain it.
+    pub fn new(tokenizer: Arc<Tokenizer>, parser: Option<Options>, stop: StopMatcher, show_reasoning: bool) -> Answer {
+        let source = match parser {
+            Some(options) => Source::Chat(Box::new(TokenParser::new(tokenizer, options))),
+            None => Source::Raw(StreamDecoder::new(Arc::clone(&tokenizer)), tokenizer),
+        };
+        Answer { source, stop, screen: Screen::new(show_reasoning) }
+    }
+
+    /// Shows what the next token adds.
+    ///
+    /// # Errors
+    /// Standard output is closed or full.
+    pub fn push(&mut self, id: u32) -> anyhow::Result<()> {
+        let events = match &mut self.source {
+            Source::Chat(parser) => parser.push(id),
+            Source::Raw(decoder, tokenizer) => {
+                let text = if tokenizer.is_control(id) { decoder.finish() } else { decoder.push(id) };
+                vec![Event::Content(text)]
+            }
+        };
+        self.show(events)
+    }
+
+    /// Whether nothing more will be shown: a stop sequence was found, or the turn is over.
+    pub fn is_complete(&self) -> bool {
+        let is_over = match &self.source {
+            Source::Chat(parser) => parser.parser().should_stop(),
+            Source::Raw(..) => false,
+        };
+        self.stop.matched().is_some() || is_over
+    }
+
+    /// Shows what was held back and ends the last line. `stopped`: the model ended the answer itself.
+    ///
+    /// # Errors
+    /// As [`push`](Self::push).
+    pub fn finish(&mut self, stopped: bool) -> anyhow::Result<()> {
+        let events = match &mut self.source {
+            Source::Chat(parser) => parser.finish(if stopped { End::Stop } else { End::Length }),
+            Source::Raw(decoder, _) => vec![Event::Content(decoder.finish())],
+        };
+        self.show(events)?;
+        let rest = self.stop.finish();
+        self.screen.answer(&rest)?;
+        self.screen.end()
+    }
+
+    fn show(&mut self, events: Vec<Event>) -> anyhow::Result<()> {
+        for event in events {
+            match event {
+                Event::Reasoning(text) => self.screen.reasoning(&text),
+                Event::Content(text) => {
+                    let text = self.stop.push(&text);
+                    self.screen.answer(&text)?;
+                }
+                // Without tools in the prompt, markup is content.
+                Event::CallStart { .. } | Event::Arguments { .. } | Event::CallEnd { .. } | Event::Finished(_) => {}
+            }
+        }
+        Ok(())
+    }
+}
+
+/// The two streams, and where the cursor is.
+struct Screen {
+    show_reasoning: bool,
+    /// Model text must not control a terminal. Into a file it goes as it is.
+    is_terminal: bool,
+    style: Style,
+    /// Reasoning was shown and the answer has not begun.
+    in_reasoning: bool,
+    /// Something was written to standard output and it does not end with a line feed.
+    in_line: bool,
+}
+
+impl Screen {
+    fn new(show_reasoning: bool) -> Screen {
+        Screen {
+            show_reasoning,
+            is_terminal: Stream::Output.is_terminal(),
+            style: terminal::style(Stream::Error),
+            in_reasoning: false,
+            in_line: false,
+        }
+    }
+
+    fn reasoning(&mut self, text: &str) {
+        if text.is_empty() || !self.show_reasoning {
+            return;
+        }
+        self.in_reasoning = true;
+        // An answer is worth having even where its reasoning cannot be shown.
+        let _ = write!(io::stderr(), "{}", self.style.dim(&printable(text)));
+    }
+
+    fn answer(&mut self, text: &str) -> anyhow::Result<()> {
+        if text.is_empty() {
+            return Ok(());
+        }
+        self.end_reasoning();
+        let shown = if self.is_terminal { printable(text) } else { text.into() };
+        let mut out = io::stdout().lock();
+        out.write_all(shown.as_bytes()).and_then(|()| out.flush()).map_err(output_error)?;
+        self.in_line = !shown.ends_with('\n');
+        Ok(())
+    }
+
+    /// A blank line between reasoning and answer.
+    fn end_reasoning(&mut self) {
+        if std::mem::take(&mut self.in_reasoning) {
+            let _ = write!(io::stderr(), "\n\n");
+        }
+    }
+
+    fn end(&mut self) -> anyhow::Result<()> {
+        if std::mem::take(&mut self.in_reasoning) {
+            let _ = writeln!(io::stderr());
+        }
+        if std::mem::take(&mut self.in_line) {
+            let mut out = io::stdout().lock();
+            out.write_all(b"\n").and_then(|()| out.flush()).map_err(output_error)?;
+        }
+        Ok(())
+    }
+}

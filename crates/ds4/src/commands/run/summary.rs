@@ -1,0 +1,136 @@
+//! The closing line.
+
+use std::io::{self, Write};
+use std::time::{Duration, Instant};
+
+use ds4_engine::Started;
+
+use crate::terminal::{self, Stream, join_parts};
+use crate::units::{counted, grouped, rate};
+
+/// Columns where standard error is not a terminal: one line.
+const UNLIMITED: usize = usize::MAX;
+
+/// Why the answer is over.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Ending {
+    /// The model, or a stop sequence, ended it.
+    Complete,
+    /// The limit of tokens or the context.
+    Length,
+    /// Ctrl-C.
+    Interrupted,
+}
+
+/// Counts and times of a run, measured here so that they are there after Ctrl-C as well.
+pub struct Summary {
+    process_started: Instant,
+    context: usize,
+    started: Option<(Started, Instant)>,
+    prefilled: Option<Instant>,
+    first_token: Option<Instant>,
+    last_token: Option<Instant>,
+    tokens: usize,
+}
+
+impl Summary {
+    /// A run that began with the process. `context` in tokens.
+    pub fn new(process_started: Instant, context: usize) -> Summary {
+        Summary {
+            process_started,
+            context,
+            started: None,
+            prefilled: None,
+            first_token: None,
+            last_token: None,
+            tokens: 0,
+        }
+    }
+
+    /// The engine began to compute.
+    pub fn started(&mut self, event: &Started) {
+        self.started = Some((event.clone(), Instant::now()));
+    }
+
+    /// The prompt is computed.
+    pub fn prefilled(&mut self) {
+        self.prefilled = Some(Instant::now());
+    }
+
+    /// A token came. Whether it is the first.
+    pub fn token(&mut self) -> bool {
+        let now = Instant::now();
+        let is_first = self.first_token.is_none();
+        self.first_token.get_or_insert(now);
+        self.last_token = Some(now);
+        self.tokens += 1;
+        is_first
+    }
+
+    /// The seed of the random choices.
+    pub fn seed(&self) -> u64 {
+        self.started.as_ref().map_or(0, |(started, _)| started.seed)
+    }
+
+    /// Prints the closing line to standard error.
+    pub fn print(&self, ending: Ending) {
+        let width = Stream::Error.width().unwrap_or(UNLIMITED);
+        let text = join_parts(&self.parts(ending), width);
+        let style = terminal::style(Stream::Error);
+        for line in text.lines() {
+            // Without standard error there is nobody to tell.
+            let _ = writeln!(io::stderr(), "{}", style.dim(line));
+        }
+    }
+
+    fn parts(&self, ending: Ending) -> Vec<String> {
+        let mut parts = Vec::new();
+        match ending {
+            Ending::Complete => {}
+            Ending::Interrupted => parts.push("interrupted".to_owned()),
+            Ending::Length => parts.push(self.limit()),
+        }
+        if let Some((started, at)) = &self.started {
+            let computed = started.prompt_tokens - started.reused_tokens;
+            let speed = self.prefilled.or(self.first_token).map(|end| speed(computed, end - *at));
+            parts.push(format!(
+                "prompt {}{} ({} reused)",
+                counted(started.prompt_tokens as u64, "token"),
+                speed.unwrap_or_default(),
+                grouped(started.reused_tokens as u64)
+            ));
+        }
+        // The first token comes out of the prompt's computation; the others take a step each.
+        let steps = self.tokens.saturating_sub(1);
+        let decode = match (self.first_token, self.last_token) {
+            (Some(first), Some(last)) => speed(steps, last - first),
+            _ => String::new(),
+        };
+        parts.push(format!("answer {}{decode}", counted(self.tokens as u64, "token")));
+        if let Some(first) = self.first_token {
+            let elapsed = first - self.process_started;
+            parts.push(match elapsed.as_millis() {
+                ms if ms < 1000 => format!("first token after {ms} ms"),
+                _ => format!("first token after {:.1} s", elapsed.as_secs_f64()),
+            });
+        }
+        parts
+    }
+
+    /// Which limit ended the answer.
+    fn limit(&self) -> String {
+        let prompt = self.started.as_ref().map_or(0, |(started, _)| started.prompt_tokens);
+        match prompt + self.tokens >= self.context {
+            true => format!("cut off: the context of {} is full", counted(self.context as u64, "token")),
+            false => format!("cut off after {} (-n)", counted(self.tokens as u64, "token")),
+        }
+    }
+}
+
+/// `, 12.3 t/s`, or nothing where there is nothing to divide.
+fn speed(tokens: usize, time: Duration) -> String {
+    match tokens > 0 && time > Duration::ZERO {
+        true => format!(", {} t/s", rate(tokens as f64 / time.as_secs_f64())),
+        false => String::new(),
+    }
+}
