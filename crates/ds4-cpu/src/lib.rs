@@ -1,6 +1,7 @@
 //! The CPU backend: kernels and memory.
 
 pub mod backend;
+pub mod bandwidth;
 pub mod kernels;
 pub mod pool;
 

@@ -53,6 +53,15 @@ impl MergeTable {
         Ok(())
     }
 
+    /// The merged pairs (left id, right id), by rank.
+    pub(super) fn pairs_by_rank(&self) -> Vec<(u32, u32)> {
+        let mut pairs = vec![(0, 0); self.joined.len()];
+        for (&key, &(rank, _)) in &self.pairs {
+            pairs[rank as usize] = ((key >> 32) as u32, key as u32);
+        }
+        pairs
+    }
+
     /// The token of a single byte.
     #[inline]
     pub(super) fn byte_token(&self, byte: u8) -> u32 {

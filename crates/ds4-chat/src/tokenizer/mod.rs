@@ -8,6 +8,7 @@
 //! never encodes to one, whatever it says; [`Tokenizer::encode_prompt`] writes them where a [`Prompt`] has them.
 
 mod added_tokens;
+mod arrays;
 mod byte_symbol;
 mod error;
 mod hf_json;
@@ -21,6 +22,7 @@ mod unicode_class_table;
 mod vocabulary;
 mod workspace;
 
+pub use arrays::TokenizerArrays;
 pub use error::TokenizerError;
 pub use parts::TokenizerParts;
 pub use stream::StreamDecoder;

@@ -71,6 +71,11 @@ impl CpuBackend {
         self.isa
     }
 
+    /// The threads, for measurements beside the model.
+    pub fn pool(&self) -> &Pool {
+        &self.pool
+    }
+
     /// The number of threads in use.
     pub fn threads(&self) -> usize {
         self.pool.threads()
