@@ -54,13 +54,15 @@ fn request(number: usize) -> Request {
     Request { max_tokens: Some(max_tokens), sampling, ..Request::new(tokens[first..][..len].to_vec()) }
 }
 
-/// What must not change: tokens, and log-probabilities to the last bit.
-fn bits(whole: &Whole) -> (Vec<u32>, Vec<(u32, Vec<(u32, u32)>)>) {
-    let logprobs = whole.logprobs.iter().map(|logprobs| {
+/// What must not change, as numbers: tokens, and log-probabilities to the last bit.
+fn bits(whole: &Whole) -> Vec<u32> {
+    let mut bits = whole.ids.clone();
+    for logprobs in &whole.logprobs {
         let TokenLogprobs { logprob, top } = logprobs.as_ref().expect("asked for");
-        (logprob.to_bits(), top.iter().map(|top| (top.token, top.logprob.to_bits())).collect())
-    });
-    (whole.ids.clone(), logprobs.collect())
+        bits.push(logprob.to_bits());
+        bits.extend(top.iter().flat_map(|top| [top.token, top.logprob.to_bits()]));
+    }
+    bits
 }
 
 #[test]
