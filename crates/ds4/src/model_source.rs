@@ -67,9 +67,9 @@ impl LoadedModel {
     /// # Errors
     /// A sentence that names the file.
     pub fn open(source: &ModelSource) -> anyhow::Result<LoadedModel> {
-        let gguf = source.open()?;
-        let tokenizer = tokenizer_of(&gguf)?;
-        let model = Model::new(gguf)?;
+        // The model first: of a file for another architecture, the tokenizer is not what is wrong.
+        let model = Model::new(source.open()?)?;
+        let tokenizer = tokenizer_of(model.gguf())?;
         check_vocabulary(&model, &tokenizer)?;
         Ok(LoadedModel { model: Arc::new(model), tokenizer: Arc::new(tokenizer) })
     }

@@ -8,7 +8,7 @@ use ds4_engine::sampling::SamplingParams;
 #[command(next_help_heading = "Sampling")]
 pub struct SamplingArgs {
     /// Temperature; 0 always takes the likeliest token
-    #[arg(long = "temp", value_name = "T", default_value_t = 1.0)]
+    #[arg(long = "temp", value_name = "T", default_value_t = 1.0, allow_negative_numbers = true)]
     pub temperature: f32,
 
     /// Choose among the K likeliest tokens; 0 means all
@@ -16,15 +16,15 @@ pub struct SamplingArgs {
     pub top_k: u32,
 
     /// Choose among the likeliest tokens that have this share of the probability
-    #[arg(long, value_name = "P", default_value_t = 1.0)]
+    #[arg(long, value_name = "P", default_value_t = 1.0, allow_negative_numbers = true)]
     pub top_p: f32,
 
     /// Leave out tokens less likely than this share of the likeliest one's probability
-    #[arg(long, value_name = "P", default_value_t = 0.05)]
+    #[arg(long, value_name = "P", default_value_t = 0.05, allow_negative_numbers = true)]
     pub min_p: f32,
 
     /// Divide the scores of tokens seen before; 1 is off
-    #[arg(long, value_name = "X", default_value_t = 1.0)]
+    #[arg(long, value_name = "X", default_value_t = 1.0, allow_negative_numbers = true)]
     pub repeat_penalty: f32,
 
     /// Lower the score of tokens already in the answer, once

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use ds4_gguf::{Gguf, Metadata, TensorInfo, TensorType, Value};
-use ds4_model::{Config, KvPrecision, Model, StateLayout};
+use ds4_model::{Config, KvPrecision, Model, ModelError, ReadCost, StateLayout};
 use serde::Serialize;
 
 use super::class::Class;
@@ -38,6 +38,8 @@ pub struct Report {
     pub classes: Vec<ClassSum>,
     /// Memory of a conversation, by cache precision.
     pub state: Vec<StateSize>,
+    /// What decoding one token reads, if ds4 can run the file, at the model's own cache precision.
+    pub reads: Vec<ReadsAt>,
     /// Every tensor, in file order.
     pub tensors: Vec<TensorLine>,
     /// What reading every block found, if that was asked for.
@@ -116,6 +118,14 @@ pub struct StateAt {
     pub bytes: u64,
 }
 
+/// Bytes that decoding one token reads at one length of context.
+#[derive(Debug, Serialize)]
+pub struct ReadsAt {
+    pub tokens: usize,
+    pub weight_bytes: u64,
+    pub cache_bytes: u64,
+}
+
 /// One tensor.
 #[derive(Debug, Serialize)]
 pub struct TensorLine {
@@ -136,7 +146,8 @@ impl Report {
     /// Looks at everything but the tensors' data (of which the vectors and routing tables are read).
     pub fn new(gguf: &Gguf) -> Report {
         let config = Config::from_gguf(gguf);
-        let problems = problems(gguf);
+        let model = Model::new(gguf.clone());
+        let problems = problems(gguf, &model);
         let tensors = gguf.tensors();
         Report {
             file: gguf.name().to_owned(),
@@ -149,6 +160,7 @@ impl Report {
             stored_tensor_bytes: stored_bytes(tensors),
             classes: classes(tensors),
             state: config.as_ref().map(states).unwrap_or_default(),
+            reads: model.as_ref().map(reads).unwrap_or_default(),
             shape: config.ok().map(Shape::from),
             tensors: tensors.iter().map(TensorLine::from).collect(),
             deep: None,
@@ -167,18 +179,17 @@ fn sum(values: impl Iterator<Item = u64>) -> u64 {
 }
 
 /// Why ds4 cannot run the file: the model's first problem and the tokenizer's.
-fn problems(gguf: &Gguf) -> Vec<String> {
-    let model = Model::new(gguf.clone());
-    if let Err(error @ ds4_model::ModelError::Architecture { .. }) = &model {
+fn problems(gguf: &Gguf, model: &Result<Model, ModelError>) -> Vec<String> {
+    if let Err(error @ ModelError::Architecture { .. }) = model {
         // Of another kind of model, the tokenizer is not ours to judge.
         return vec![error.to_string()];
     }
     let tokenizer = tokenizer_of(gguf);
     let mut problems = Vec::new();
-    if let (Ok(model), Ok(tokenizer)) = (&model, &tokenizer) {
+    if let (Ok(model), Ok(tokenizer)) = (model, &tokenizer) {
         problems.extend(check_vocabulary(model, tokenizer).err().map(|error| error.to_string()));
     }
-    problems.extend(model.err().map(|error| error.to_string()));
+    problems.extend(model.as_ref().err().map(|error| error.to_string()));
     problems.extend(tokenizer.err().map(|error| format!("{error:#}")));
     problems
 }
@@ -214,15 +225,32 @@ fn states(config: &Config) -> Vec<StateSize> {
         .into_iter()
         .map(|precision| {
             let layout = StateLayout::new(config, precision);
-            let lengths = CONTEXTS.into_iter().filter(|&tokens| tokens <= config.context_length);
             StateSize {
                 kv_precision: precision.to_string(),
                 bytes_per_token: layout.bytes_per_token(),
                 fixed_bytes: layout.sequence_bytes(0) as u64,
-                at: lengths.map(|tokens| StateAt { tokens, bytes: layout.sequence_bytes(tokens) as u64 }).collect(),
+                at: lengths(config)
+                    .map(|tokens| StateAt { tokens, bytes: layout.sequence_bytes(tokens) as u64 })
+                    .collect(),
             }
         })
         .collect()
+}
+
+fn reads(model: &Model) -> Vec<ReadsAt> {
+    let layout = StateLayout::new(model.config(), KvPrecision::Model);
+    lengths(model.config())
+        .map(|tokens| {
+            let ReadCost { weights, cache } = ReadCost::of(model, &layout, tokens);
+            ReadsAt { tokens, weight_bytes: weights, cache_bytes: cache }
+        })
+        .collect()
+}
+
+/// The lengths of context that the model was made for.
+fn lengths(config: &Config) -> impl Iterator<Item = usize> {
+    let longest = config.context_length;
+    CONTEXTS.into_iter().filter(move |&tokens| tokens <= longest)
 }
 
 impl Notes {

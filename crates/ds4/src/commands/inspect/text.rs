@@ -21,6 +21,7 @@ pub fn write(report: &Report, list_tensors: bool, width: usize, style: Style) ->
         page.tensors(&report.tensors);
     }
     page.state(report);
+    page.reads(report);
     page.verdict(report);
     page.text
 }
@@ -137,11 +138,7 @@ impl Page {
         self.state_line("fixed", report.state.iter().map(|state| bytes(state.fixed_bytes)));
         let lengths: Vec<usize> = report.state[0].at.iter().map(|at| at.tokens).collect();
         for (index, tokens) in lengths.into_iter().enumerate() {
-            let label = match tokens {
-                t if t.is_multiple_of(1 << 20) => format!("{} Mi tokens", t >> 20),
-                t => format!("{} Ki tokens", t >> 10),
-            };
-            self.state_line(&label, report.state.iter().map(|state| bytes(state.at[index].bytes)));
+            self.state_line(&context(tokens), report.state.iter().map(|state| bytes(state.at[index].bytes)));
         }
     }
 
@@ -151,6 +148,18 @@ impl Page {
             let _ = write!(line, "{cell:>14}");
         });
         self.line(&line);
+    }
+
+    fn reads(&mut self, report: &Report) {
+        if report.reads.is_empty() {
+            return;
+        }
+        self.heading("Read for each decoded token");
+        let head = format!("  {:LABEL$}{:>14}{:>14}", "context", "weights", "cache");
+        self.line(&self.style.dim(&head).into_owned());
+        for reads in &report.reads {
+            self.state_line(&context(reads.tokens), [reads.weight_bytes, reads.cache_bytes].into_iter().map(bytes));
+        }
     }
 
     fn verdict(&mut self, report: &Report) {
@@ -207,6 +216,14 @@ impl Page {
 /// A line of the table of classes; 58 columns.
 fn table_line(role: &str, ty: &str, tensors: &str, parameters: &str, size: &str) -> String {
     format!("  {role:22}{ty:9}{tensors:>6}{parameters:>9}{size:>10}")
+}
+
+/// A length of context.
+fn context(tokens: usize) -> String {
+    match tokens {
+        t if t.is_multiple_of(1 << 20) => format!("{} Mi tokens", t >> 20),
+        t => format!("{} Ki tokens", t >> 10),
+    }
 }
 
 /// Breaks a sentence at blanks into lines of at most `width` columns, where words allow.

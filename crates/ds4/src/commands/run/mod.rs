@@ -42,12 +42,6 @@ pub fn execute(args: &RunArgs, started: Instant) -> anyhow::Result<Outcome> {
     stages.mark("arguments");
 
     let source = ModelSource::from(&args.model);
-    if source == ModelSource::Demo && !args.quiet {
-        note(
-            "this is nano, the built-in demo model. To get a real one: `ds4 pull q2`, then `ds4 run -m FILE`; \
-             see `ds4 run --help`.",
-        );
-    }
     let loaded = LoadedModel::open(&source)?;
     stages.mark("model");
     let think = think(args, &loaded);
@@ -71,6 +65,12 @@ pub fn execute(args: &RunArgs, started: Instant) -> anyhow::Result<Outcome> {
     request.sampling = sampling;
     request.stop_tokens = loaded.tokenizer.special(Special::Eos).into_iter().collect();
     let mut generation = engine.submit(request)?;
+    if source == ModelSource::Demo && !args.quiet {
+        note(
+            "this is nano, the built-in demo model. To get a real one: `ds4 pull q2`, then `ds4 run -m FILE`; \
+             see `ds4 run --help`.",
+        );
+    }
 
     let show_reasoning = match args.show_thinking {
         ShowThinking::Auto => Stream::Error.is_terminal(),
