@@ -190,8 +190,11 @@ fn quantize_row_body(x: &[f32], q: &mut [i8], d: &mut [f32], sums: &mut [i16]) {
         };
         let inverse = if usable { inverse } else { 0.0 };
         for i in 0..GROUP {
-            // The largest product is 127 and a rounding error; NaN and infinity times 0 become 0.
-            q[i] = (x[i] * inverse).round() as i8;
+            // Rounds halves away from zero: the largest number below one half carries everything from one half on over
+            // the next integer, and nothing else, before the conversion cuts off. The largest product is 127 and a
+            // rounding error; NaN (infinity times 0) becomes 0.
+            let x = x[i] * inverse;
+            q[i] = (x + 0.499_999_97f32.copysign(x)) as i32 as i8;
         }
         for (half, sum) in q.as_chunks::<16>().0.iter().zip(sums) {
             *sum = half.iter().map(|&q| i16::from(q)).sum();

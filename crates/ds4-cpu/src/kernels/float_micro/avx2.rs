@@ -3,6 +3,9 @@
 use super::{Float, LANES, W_ROWS};
 use std::arch::x86_64::*;
 
+// In this file, arrays of registers are filled by loops: `array::from_fn` is compiled without the vector extensions,
+// which keeps the compiler from inlining closures that use them.
+
 /// Lanes of a register.
 const HALF: usize = 8;
 
@@ -64,7 +67,10 @@ unsafe fn tile<L: Load, const W: usize, const N: usize>(
             let at = at + half * HALF;
             // SAFETY: every row has `cols` numbers, and `at + 8 <= cols`.
             unsafe {
-                let ws: [__m256; W] = std::array::from_fn(|o| L::load(w[o].as_ptr(), at));
+                let mut ws = [_mm256_setzero_ps(); W];
+                for o in 0..W {
+                    ws[o] = L::load(w[o].as_ptr(), at);
+                }
                 for r in 0..N {
                     let x = _mm256_loadu_ps(x[r].as_ptr().add(at));
                     for o in 0..W {

@@ -3,6 +3,9 @@
 use super::{Float, LANES, W_ROWS};
 use std::arch::x86_64::*;
 
+// In this file, arrays of registers are filled by loops: `array::from_fn` is compiled without the vector extensions,
+// which keeps the compiler from inlining closures that use them.
+
 /// See [`super::multiply`].
 ///
 /// # Safety
@@ -58,7 +61,10 @@ unsafe fn tile<L: Load, const W: usize, const N: usize>(
     let mut add = |at: usize, mask: __mmask16| {
         // SAFETY: every row has `cols` numbers, of which `at` and the following are read where `mask` has a one.
         unsafe {
-            let ws: [__m512; W] = std::array::from_fn(|o| L::load(w[o], at, mask));
+            let mut ws = [_mm512_setzero_ps(); W];
+            for o in 0..W {
+                ws[o] = L::load(w[o], at, mask);
+            }
             for r in 0..N {
                 let x = _mm512_maskz_loadu_ps(mask, x[r].add(at));
                 for o in 0..W {

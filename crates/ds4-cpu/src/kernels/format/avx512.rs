@@ -3,6 +3,12 @@
 use super::super::tile::{Codes, ROWS};
 use std::arch::x86_64::*;
 
+// In this file, arrays of registers are filled by loops: `array::from_fn` is compiled without the vector extensions,
+// which keeps the compiler from inlining closures that use them.
+
+/// How far ahead of the bytes in use the next ones are asked for.
+const PREFETCH: usize = 512;
+
 /// The first bytes of sixteen rows of at least `len` bytes each.
 pub(super) struct Columns<'a> {
     rows: &'a [&'a [u8]; ROWS],
@@ -19,15 +25,22 @@ impl<'a> Columns<'a> {
     #[inline]
     pub fn words(&self, at: usize) -> [__m512i; 4] {
         assert!(at + 16 <= self.len);
+        // Once per cache line or so. Sixteen rows are more streams than the processor follows by itself.
+        if at % 64 < 16 {
+            for row in self.rows {
+                _mm_prefetch::<_MM_HINT_T0>(row.as_ptr().wrapping_add(at + PREFETCH).cast());
+            }
+        }
         // Row 4 l + i goes to the 128-bit lane l of `by_row[i]`.
-        let by_row: [__m512i; 4] = std::array::from_fn(|i| {
+        let mut by_row = [_mm512_setzero_si512(); 4];
+        for (i, by_row) in by_row.iter_mut().enumerate() {
             // SAFETY: bytes `at..at + 16` exist in every row; the load needs no alignment.
             let load = |row: usize| unsafe { _mm_loadu_si128(self.rows[row].as_ptr().add(at).cast()) };
             let z = _mm512_castsi128_si512(load(i));
             let z = _mm512_inserti32x4::<1>(z, load(4 + i));
             let z = _mm512_inserti32x4::<2>(z, load(8 + i));
-            _mm512_inserti32x4::<3>(z, load(12 + i))
-        });
+            *by_row = _mm512_inserti32x4::<3>(z, load(12 + i));
+        }
         let low = _mm512_unpacklo_epi32(by_row[0], by_row[1]);
         let low2 = _mm512_unpacklo_epi32(by_row[2], by_row[3]);
         let high = _mm512_unpackhi_epi32(by_row[0], by_row[1]);
@@ -46,9 +59,25 @@ impl<'a> Columns<'a> {
     pub fn bytes(&self, at: usize) -> __m512i {
         assert!(at < self.len);
         // SAFETY: byte `at` exists in every row.
-        let bytes: [u8; ROWS] = std::array::from_fn(|row| unsafe { *self.rows[row].get_unchecked(at) });
-        // SAFETY: sixteen bytes, unaligned.
-        _mm512_cvtepu8_epi32(unsafe { _mm_loadu_si128(bytes.as_ptr().cast()) })
+        let b = |row: usize| unsafe { *self.rows[row].get_unchecked(at) as i8 };
+        _mm512_cvtepu8_epi32(_mm_setr_epi8(
+            b(0),
+            b(1),
+            b(2),
+            b(3),
+            b(4),
+            b(5),
+            b(6),
+            b(7),
+            b(8),
+            b(9),
+            b(10),
+            b(11),
+            b(12),
+            b(13),
+            b(14),
+            b(15),
+        ))
     }
 
     /// The 32-bit word at `at` of every row.
@@ -56,11 +85,26 @@ impl<'a> Columns<'a> {
     #[inline]
     pub fn word(&self, at: usize) -> __m512i {
         assert!(at + 4 <= self.len);
-        let words: [u32; ROWS] =
-            // SAFETY: bytes `at..at + 4` exist in every row.
-            std::array::from_fn(|row| unsafe { self.rows[row].as_ptr().add(at).cast::<u32>().read_unaligned() });
-        // SAFETY: sixty-four bytes, unaligned.
-        unsafe { _mm512_loadu_si512(words.as_ptr().cast()) }
+        // SAFETY: bytes `at..at + 4` exist in every row.
+        let w = |row: usize| unsafe { self.rows[row].as_ptr().add(at).cast::<i32>().read_unaligned() };
+        _mm512_setr_epi32(
+            w(0),
+            w(1),
+            w(2),
+            w(3),
+            w(4),
+            w(5),
+            w(6),
+            w(7),
+            w(8),
+            w(9),
+            w(10),
+            w(11),
+            w(12),
+            w(13),
+            w(14),
+            w(15),
+        )
     }
 
     /// The half-precision number at `at` of every row.
@@ -68,11 +112,12 @@ impl<'a> Columns<'a> {
     #[inline]
     pub fn half(&self, at: usize) -> __m512 {
         assert!(at + 2 <= self.len);
-        let halves: [u16; ROWS] =
-            // SAFETY: bytes `at..at + 2` exist in every row.
-            std::array::from_fn(|row| unsafe { self.rows[row].as_ptr().add(at).cast::<u16>().read_unaligned() });
-        // SAFETY: thirty-two bytes, unaligned.
-        _mm512_cvtph_ps(unsafe { _mm256_loadu_si256(halves.as_ptr().cast()) })
+        // Inserted one by one: a vector load of sixteen numbers just stored would wait for the stores to finish.
+        // SAFETY: bytes `at..at + 2` exist in every row.
+        let h = |row: usize| unsafe { self.rows[row].as_ptr().add(at).cast::<i16>().read_unaligned() };
+        let low = _mm_set_epi16(h(7), h(6), h(5), h(4), h(3), h(2), h(1), h(0));
+        let high = _mm_set_epi16(h(15), h(14), h(13), h(12), h(11), h(10), h(9), h(8));
+        _mm512_cvtph_ps(_mm256_set_m128i(high, low))
     }
 }
 

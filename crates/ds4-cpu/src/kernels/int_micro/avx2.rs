@@ -4,6 +4,9 @@ use super::super::activation::{GROUP, QuantizedRow};
 use super::super::tile::{GROUP_CODES, ROWS, Tile};
 use std::arch::x86_64::*;
 
+// In this file, arrays of registers are filled by loops: `array::from_fn` is compiled without the vector extensions,
+// which keeps the compiler from inlining closures that use them.
+
 /// Activation rows that fit the sixteen registers beside the rest.
 const X_ROWS: usize = 4;
 /// Weight rows per register.
@@ -72,15 +75,21 @@ unsafe fn groups<const N: usize, const MINIMA: bool, const SIGNED: bool>(
     let ones = _mm256_set1_epi16(1);
     let top_bits = _mm256_set1_epi8(-128);
     let minus_bias = _mm256_set1_epi16(if SIGNED { 0 } else { -(tile.bias as i16) });
-    // SAFETY: eight of an element's sixteen floats from `at`, which is 0 or 8; the load needs no alignment.
-    let mut total: [__m256; N] = std::array::from_fn(|r| unsafe { _mm256_loadu_ps(acc[r].as_ptr().add(at)) });
+    let mut total = [_mm256_setzero_ps(); N];
+    for (total, acc) in total.iter_mut().zip(acc.iter()) {
+        // SAFETY: eight of the sixteen floats from `at`, which is 0 or 8; the load needs no alignment.
+        *total = unsafe { _mm256_loadu_ps(acc.as_ptr().add(at)) };
+    }
     for g in 0..n_groups {
         // SAFETY: group `g` of every array: `q` has 32 codes, `d` one scale, `sums` two sums per group, the tile
         // `GROUP_CODES` codes and sixteen of each scale (and of each factor pair where MINIMA), of which eight are
         // read from `at`, 0 or 8; `multiply` checked.
         unsafe {
             let pair = |r: usize| _mm256_set1_epi32(sums[r].add(2 * g).cast::<i32>().read_unaligned());
-            let mut sum: [__m256i; N] = std::array::from_fn(|r| _mm256_madd_epi16(pair(r), minus_bias));
+            let mut sum = [_mm256_setzero_si256(); N];
+            for r in 0..N {
+                sum[r] = _mm256_madd_epi16(pair(r), minus_bias);
+            }
             for quad in 0..GROUP / 4 {
                 let mut w = _mm256_load_si256(codes.add(g * GROUP_CODES + quad * 64).cast());
                 let mut sign = w;

@@ -4,6 +4,9 @@ use super::super::activation::{GROUP, QuantizedRow};
 use super::super::tile::{GROUP_CODES, ROWS, Tile};
 use std::arch::x86_64::*;
 
+// In this file, arrays of registers are filled by loops: `array::from_fn` is compiled without the vector extensions,
+// which keeps the compiler from inlining closures that use them.
+
 /// See [`super::multiply`].
 ///
 /// # Safety
@@ -52,15 +55,20 @@ unsafe fn groups<const N: usize, const MINIMA: bool>(tile: &Tile, x: &[Quantized
     let sums: [*const i16; N] = std::array::from_fn(|r| x[r].sums.as_ptr());
 
     let minus_bias = _mm512_set1_epi16(-(tile.bias as i16));
-    // SAFETY: every element has sixteen floats; the load needs no alignment.
-    let mut total: [__m512; N] = std::array::from_fn(|r| unsafe { _mm512_loadu_ps(acc[r].as_ptr()) });
+    let mut total = [_mm512_setzero_ps(); N];
+    for (total, acc) in total.iter_mut().zip(acc.iter()) {
+        // SAFETY: `acc` has sixteen floats; the load needs no alignment.
+        *total = unsafe { _mm512_loadu_ps(acc.as_ptr()) };
+    }
     for g in 0..n_groups {
         // SAFETY: group `g` of every array: `q` has 32 codes, `d` one scale, `sums` two sums per group, the tile
         // `GROUP_CODES` codes and sixteen of each scale (and of each factor pair where MINIMA); `multiply` checked.
         unsafe {
-            let pair: [__m512i; N] =
-                std::array::from_fn(|r| _mm512_set1_epi32(sums[r].add(2 * g).cast::<i32>().read_unaligned()));
-            let mut sum: [__m512i; N] = std::array::from_fn(|r| _mm512_madd_epi16(pair[r], minus_bias));
+            let mut sum = [_mm512_setzero_si512(); N];
+            for r in 0..N {
+                let pair = _mm512_set1_epi32(sums[r].add(2 * g).cast::<i32>().read_unaligned());
+                sum[r] = _mm512_madd_epi16(pair, minus_bias);
+            }
             for quad in 0..GROUP / 4 {
                 let w = _mm512_load_si512(codes.add(g * GROUP_CODES + quad * 64).cast());
                 for r in 0..N {
@@ -77,7 +85,8 @@ unsafe fn groups<const N: usize, const MINIMA: bool>(tile: &Tile, x: &[Quantized
                 let factor = _mm512_load_si512(factors.add(g * ROWS).cast());
                 let scale = _mm512_load_ps(min_scales.add(g * ROWS));
                 for r in 0..N {
-                    let sum = _mm512_cvtepi32_ps(_mm512_madd_epi16(factor, pair[r]));
+                    let pair = _mm512_set1_epi32(sums[r].add(2 * g).cast::<i32>().read_unaligned());
+                    let sum = _mm512_cvtepi32_ps(_mm512_madd_epi16(factor, pair));
                     let scale = _mm512_mul_ps(scale, _mm512_set1_ps(*d[r].add(g)));
                     total[r] = _mm512_fnmadd_ps(sum, scale, total[r]);
                 }

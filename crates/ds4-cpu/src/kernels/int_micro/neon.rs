@@ -83,9 +83,11 @@ unsafe fn groups<const N: usize, const MINIMA: bool, const SIGNED: bool>(
             *sum = [vdupq_n_s32(-bias * of_group); HALF / LANES];
         }
         for part in 0..2 {
-            // SAFETY: `q` has 32 codes per group, read in two parts of sixteen.
-            let q: [int8x16_t; N] =
-                std::array::from_fn(|r| unsafe { vld1q_s8(x[r].q.as_ptr().add(g * GROUP + part * 16)) });
+            let mut q = [vdupq_n_s8(0); N];
+            for (q, x) in q.iter_mut().zip(x) {
+                // SAFETY: there are 32 codes per group, read in two parts of sixteen.
+                *q = unsafe { vld1q_s8(x.q.as_ptr().add(g * GROUP + part * 16)) };
+            }
             let mut quads = |lane: usize, dot: unsafe fn(int32x4_t, int8x16_t, int8x16_t) -> int32x4_t| {
                 for i in 0..HALF / LANES {
                     let quad = part * 4 + lane;

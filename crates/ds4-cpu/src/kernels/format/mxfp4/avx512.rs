@@ -14,7 +14,7 @@ pub(in super::super) fn load_tile(rows: &[&[u8]; ROWS], tile: TileMut<'_>) {
     for (group, (codes, scales)) in tile.codes.iter_mut().zip(tile.scales).enumerate() {
         let at = group * BLOCK_BYTES;
         store_scales(scales, scale(columns.bytes(at)));
-        for (j, words) in columns.words(at + 1).into_iter().enumerate() {
+        for (j, &words) in columns.words(at + 1).iter().enumerate() {
             let low = _mm512_and_si512(words, nibble);
             let high = _mm512_and_si512(_mm512_srli_epi32::<4>(words), nibble);
             store_quad(codes, j, _mm512_shuffle_epi8(values, low));

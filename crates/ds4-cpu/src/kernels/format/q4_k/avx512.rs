@@ -27,7 +27,7 @@ pub(in super::super) fn load_tile(rows: &[&[u8]; ROWS], tile: TileMut<'_>) {
         for piece in 0..8 {
             // Sixteen bytes hold half of two groups.
             let (low, high) = (piece / 2 * 2, piece / 2 * 2 + 1);
-            for (j, words) in columns.words(at + 16 + 16 * piece).into_iter().enumerate() {
+            for (j, &words) in columns.words(at + 16 + 16 * piece).iter().enumerate() {
                 let quad = piece % 2 * 4 + j;
                 store_quad(&mut codes[low], quad, _mm512_and_si512(words, nibble));
                 store_quad(&mut codes[high], quad, _mm512_and_si512(_mm512_srli_epi32::<4>(words), nibble));

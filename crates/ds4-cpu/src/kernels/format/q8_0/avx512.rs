@@ -14,7 +14,7 @@ pub(in super::super) fn load_tile(rows: &[&[u8]; ROWS], tile: TileMut<'_>) {
         store_scales(scales, columns.half(at));
         for piece in 0..2 {
             let words = columns.words(at + 2 + 16 * piece);
-            for (j, words) in words.into_iter().enumerate() {
+            for (j, &words) in words.iter().enumerate() {
                 store_quad(codes, 4 * piece + j, _mm512_xor_si512(words, top_bits));
             }
         }
