@@ -82,16 +82,19 @@ impl Tile {
     }
 
     /// Codes of all groups.
+    #[inline]
     pub fn codes(&self) -> &[Codes] {
         self.codes.as_slice().as_chunks().0
     }
 
     /// Scales of all groups.
+    #[inline]
     pub fn scales(&self) -> &[[f32; ROWS]] {
         self.scales.as_slice().as_chunks().0
     }
 
     /// Factors and scales of the minima of all groups; `None` for formats without.
+    #[inline]
     pub fn minima(&self) -> Option<Minima<'_>> {
         let scales = self.min_scales.as_slice().as_chunks().0;
         let factors = bytemuck::cast_slice(self.min_factors.as_slice());
@@ -101,10 +104,11 @@ impl Tile {
 
 impl TileMut<'_> {
     /// Stores the 32 codes (bias added) of weight row `row` in group `group`.
-    #[inline]
+    #[inline(always)]
     pub fn put(&mut self, group: usize, row: usize, codes: &[u8; GROUP]) {
+        let quads = self.codes[group].as_chunks_mut::<4>().0;
         for (quad, four) in codes.as_chunks::<4>().0.iter().enumerate() {
-            self.codes[group][(quad * ROWS + row) * 4..][..4].copy_from_slice(four);
+            quads[quad * ROWS + row] = *four;
         }
     }
 }

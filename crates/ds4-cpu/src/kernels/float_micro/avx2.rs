@@ -1,10 +1,11 @@
 //! AVX2: two registers are the sixteen accumulators of one sum.
 
+// In this file, arrays of registers are handled by index: iterator adapters and `array::from_fn` are compiled without
+// the vector extensions, which keeps the compiler from inlining them or their closures here.
+#![allow(clippy::needless_range_loop)]
+
 use super::{Float, LANES, W_ROWS};
 use std::arch::x86_64::*;
-
-// In this file, arrays of registers are filled by loops: `array::from_fn` is compiled without the vector extensions,
-// which keeps the compiler from inlining closures that use them.
 
 /// Lanes of a register.
 const HALF: usize = 8;

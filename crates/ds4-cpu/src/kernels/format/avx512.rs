@@ -1,13 +1,14 @@
 //! What the formats' AVX-512 decoders share: sixteen rows into the lanes of a register.
 
+// In this file, arrays of registers are handled by index: iterator adapters and `array::from_fn` are compiled without
+// the vector extensions, which keeps the compiler from inlining them or their closures here.
+#![allow(clippy::needless_range_loop)]
+
 use super::super::tile::{Codes, ROWS};
 use std::arch::x86_64::*;
 
-// In this file, arrays of registers are filled by loops: `array::from_fn` is compiled without the vector extensions,
-// which keeps the compiler from inlining closures that use them.
-
 /// How far ahead of the bytes in use the next ones are asked for.
-const PREFETCH: usize = 512;
+const PREFETCH: usize = 256;
 
 /// The first bytes of sixteen rows of at least `len` bytes each.
 pub(super) struct Columns<'a> {

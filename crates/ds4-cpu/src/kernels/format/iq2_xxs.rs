@@ -14,6 +14,7 @@ pub(crate) const BLOCK_BYTES: usize = 66;
 /// The largest magnitude.
 pub(crate) const BIAS: i32 = 43;
 
+#[inline(always)]
 pub(crate) fn load_tile(rows: &[&[u8]; ROWS], mut tile: TileMut<'_>) {
     for (row, bytes) in rows.iter().enumerate() {
         for (index, block) in bytes.as_chunks::<BLOCK_BYTES>().0.iter().enumerate() {
@@ -23,15 +24,27 @@ pub(crate) fn load_tile(rows: &[&[u8]; ROWS], mut tile: TileMut<'_>) {
                 let upper = u32::from_le_bytes([packed[4], packed[5], packed[6], packed[7]]);
                 tile.scales[group][row] = d * (2 * (upper >> 28) + 1) as f32 * 0.125;
                 let mut codes = [0u8; 32];
-                for (octet, codes) in codes.as_chunks_mut::<8>().0.iter_mut().enumerate() {
-                    let negative = signs((upper >> (7 * octet)) as u8 & 127);
-                    for (k, code) in codes.iter_mut().enumerate() {
-                        let magnitude = GRID[usize::from(packed[octet])][k];
-                        *code = if negative >> k & 1 == 0 { 43 + magnitude } else { 43 - magnitude };
-                    }
+                for octet in 0..4 {
+                    let magnitudes = u64::from_le_bytes(GRID[usize::from(packed[octet])]);
+                    let signs = signs((upper >> (7 * octet)) as u8 & 127);
+                    codes.as_chunks_mut::<8>().0[octet] = biased(magnitudes, signs).to_le_bytes();
                 }
                 tile.put(group, row, &codes);
             }
         }
     }
+}
+
+/// Eight bytes at once: 43 plus the magnitude, or minus it where the sign bit of the element is 1.
+#[inline(always)]
+fn biased(magnitudes: u64, signs: u8) -> u64 {
+    const ONES: u64 = 0x0101_0101_0101_0101;
+    const LOW_BITS: u64 = 0x7f * ONES;
+    // Byte k keeps bit k of `signs`; its top bit is set where that is not zero; then 0xff where it is.
+    let own = (ONES * u64::from(signs)) & 0x8040_2010_0804_0201;
+    let negative = (((own & LOW_BITS) + LOW_BITS) | own) & !LOW_BITS;
+    let mask = (negative >> 7) * 0xff;
+    // No byte overflows: magnitudes are at most 43.
+    let (plus, minus) = (43 * ONES + magnitudes, 43 * ONES - magnitudes);
+    (plus & !mask) | (minus & mask)
 }

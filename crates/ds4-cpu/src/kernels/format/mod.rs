@@ -8,9 +8,9 @@ mod q2_k;
 mod q4_k;
 mod q8_0;
 
-use super::isa::Isa;
 #[cfg(target_arch = "x86_64")]
 use super::isa::Kind;
+use super::isa::{Isa, per_isa};
 use super::tile::{ROWS, TileMut};
 use ds4_gguf::TensorType;
 
@@ -54,22 +54,28 @@ pub(crate) fn load_tile(isa: Isa, ty: TensorType, rows: &[&[u8]; ROWS], tile: Ti
             unsafe { load_tile(rows, tile) }
         }
         _ => match ty {
-            TensorType::Q8_0 => q8_0::load_tile(rows, tile),
-            TensorType::Q2_K => q2_k::load_tile(rows, tile),
-            TensorType::Q4_K => q4_k::load_tile(rows, tile),
-            TensorType::IQ2_XXS => iq2_xxs::load_tile(rows, tile),
-            TensorType::MXFP4 => mxfp4::load_tile(rows, tile),
+            TensorType::Q8_0 => portable_q8_0(isa, rows, tile),
+            TensorType::Q2_K => portable_q2_k(isa, rows, tile),
+            TensorType::Q4_K => portable_q4_k(isa, rows, tile),
+            TensorType::IQ2_XXS => portable_iq2_xxs(isa, rows, tile),
+            TensorType::MXFP4 => portable_mxfp4(isa, rows, tile),
             TensorType::F32 | TensorType::F16 | TensorType::BF16 | TensorType::I32 => no_product(ty),
         },
     }
 }
+
+per_isa!(fn portable_q8_0(rows: &[&[u8]; ROWS], tile: TileMut<'_>) = q8_0::load_tile);
+per_isa!(fn portable_q2_k(rows: &[&[u8]; ROWS], tile: TileMut<'_>) = q2_k::load_tile);
+per_isa!(fn portable_q4_k(rows: &[&[u8]; ROWS], tile: TileMut<'_>) = q4_k::load_tile);
+per_isa!(fn portable_iq2_xxs(rows: &[&[u8]; ROWS], tile: TileMut<'_>) = iq2_xxs::load_tile);
+per_isa!(fn portable_mxfp4(rows: &[&[u8]; ROWS], tile: TileMut<'_>) = mxfp4::load_tile);
 
 fn no_product(ty: TensorType) -> ! {
     unreachable!("{ty} has no integer product")
 }
 
 /// The f16 number at the start of `bytes`.
-#[inline]
+#[inline(always)]
 pub(crate) fn f16_at(bytes: &[u8]) -> f32 {
     super::math::f16_bits_to_f32(u16::from_le_bytes([bytes[0], bytes[1]]))
 }

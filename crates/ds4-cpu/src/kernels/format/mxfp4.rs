@@ -9,11 +9,18 @@ use super::super::tile::{ROWS, TileMut};
 pub(crate) const BLOCK_BYTES: usize = 17;
 pub(crate) const BIAS: i32 = 12;
 
-/// Doubled values of the sixteen E2M1 codes plus [`BIAS`].
-pub(crate) const BIASED_VALUES: [u8; 16] = [12, 13, 14, 15, 16, 18, 20, 24, 12, 11, 10, 9, 8, 6, 4, 0];
+/// The doubled value of an E2M1 code plus [`BIAS`], in operations that vectorize, which a table does not.
+#[inline(always)]
+const fn biased_value(code: u8) -> u8 {
+    let m = code & 7;
+    // Doubled magnitudes: 0, 1, 2, 3, 4, 6, 8, 12.
+    let steep = if m < 6 { m.wrapping_mul(2).wrapping_sub(4) } else { m.wrapping_mul(4).wrapping_sub(16) };
+    let magnitude = if m < 4 { m } else { steep };
+    if code < 8 { 12 + magnitude } else { 12 - magnitude }
+}
 
 /// `2^(e - 128)`; subnormal for `e` 0 and 1, not a number for the reserved 255.
-#[inline]
+#[inline(always)]
 pub(crate) fn scale(e: u8) -> f32 {
     f32::from_bits(match e {
         0 => 0x0020_0000,
@@ -23,14 +30,16 @@ pub(crate) fn scale(e: u8) -> f32 {
     })
 }
 
+#[inline(always)]
 pub(crate) fn load_tile(rows: &[&[u8]; ROWS], mut tile: TileMut<'_>) {
     for (row, bytes) in rows.iter().enumerate() {
         for (group, block) in bytes.as_chunks::<BLOCK_BYTES>().0.iter().enumerate() {
             tile.scales[group][row] = scale(block[0]);
-            let codes: [u8; 32] = std::array::from_fn(|i| {
-                let byte = block[1 + i % 16];
-                BIASED_VALUES[usize::from(if i < 16 { byte & 15 } else { byte >> 4 })]
-            });
+            let mut codes = [0u8; 32];
+            for i in 0..16 {
+                codes[i] = biased_value(block[1 + i] & 15);
+                codes[i + 16] = biased_value(block[1 + i] >> 4);
+            }
             tile.put(group, row, &codes);
         }
     }

@@ -10,6 +10,7 @@ use super::f16_at;
 
 pub(crate) const BLOCK_BYTES: usize = 84;
 
+#[inline(always)]
 pub(crate) fn load_tile(rows: &[&[u8]; ROWS], mut tile: TileMut<'_>) {
     for (row, bytes) in rows.iter().enumerate() {
         for (index, block) in bytes.as_chunks::<BLOCK_BYTES>().0.iter().enumerate() {
@@ -18,12 +19,15 @@ pub(crate) fn load_tile(rows: &[&[u8]; ROWS], mut tile: TileMut<'_>) {
                 let group = index * 8 + b;
                 let packed = [block[2 * b], block[2 * b + 1]];
                 tile.scales[group][row] = d;
-                tile.min_factors[group][row] = packed.map(|p| i16::from(p >> 4));
+                tile.min_factors[group][row] = [i16::from(packed[0] >> 4), i16::from(packed[1] >> 4)];
                 tile.min_scales[group][row] = dmin;
                 let bytes = &block[16 + 32 * (b / 4)..][..32];
                 let shift = 2 * (b % 4);
-                // Scale times code is at most 45, so the tile can hold the product.
-                let codes: [u8; 32] = std::array::from_fn(|i| ((bytes[i] >> shift) & 3) * (packed[i / 16] & 15));
+                let mut codes = [0u8; 32];
+                for i in 0..32 {
+                    // Scale times code is at most 45, so the tile can hold the product.
+                    codes[i] = ((bytes[i] >> shift) & 3) * (packed[i / 16] & 15);
+                }
                 tile.put(group, row, &codes);
             }
         }

@@ -11,7 +11,7 @@ use super::f16_at;
 pub(crate) const BLOCK_BYTES: usize = 144;
 
 /// The eight scales and the eight minima of a block's 12 packed bytes.
-#[inline]
+#[inline(always)]
 pub(crate) fn unpack_scales(s: &[u8]) -> ([u8; 8], [u8; 8]) {
     let (mut scales, mut mins) = ([0; 8], [0; 8]);
     for b in 0..4 {
@@ -23,6 +23,7 @@ pub(crate) fn unpack_scales(s: &[u8]) -> ([u8; 8], [u8; 8]) {
     (scales, mins)
 }
 
+#[inline(always)]
 pub(crate) fn load_tile(rows: &[&[u8]; ROWS], mut tile: TileMut<'_>) {
     for (row, bytes) in rows.iter().enumerate() {
         for (index, block) in bytes.as_chunks::<BLOCK_BYTES>().0.iter().enumerate() {
@@ -35,7 +36,10 @@ pub(crate) fn load_tile(rows: &[&[u8]; ROWS], mut tile: TileMut<'_>) {
                 tile.min_scales[group][row] = dmin * f32::from(mins[b]);
                 let bytes = &block[16 + 32 * (b / 2)..][..32];
                 let shift = 4 * (b % 2);
-                let codes: [u8; 32] = std::array::from_fn(|i| (bytes[i] >> shift) & 15);
+                let mut codes = [0u8; 32];
+                for i in 0..32 {
+                    codes[i] = (bytes[i] >> shift) & 15;
+                }
                 tile.put(group, row, &codes);
             }
         }

@@ -9,12 +9,16 @@ use super::f16_at;
 pub(crate) const BLOCK_BYTES: usize = 34;
 pub(crate) const BIAS: i32 = 128;
 
+#[inline(always)]
 pub(crate) fn load_tile(rows: &[&[u8]; ROWS], mut tile: TileMut<'_>) {
     for (row, bytes) in rows.iter().enumerate() {
         for (group, block) in bytes.as_chunks::<BLOCK_BYTES>().0.iter().enumerate() {
             tile.scales[group][row] = f16_at(block);
-            // Adding 128 to a signed byte flips its top bit.
-            let codes: [u8; 32] = std::array::from_fn(|i| block[2 + i] ^ 0x80);
+            let mut codes = [0u8; 32];
+            for i in 0..32 {
+                // Adding 128 to a signed byte flips its top bit.
+                codes[i] = block[2 + i] ^ 0x80;
+            }
             tile.put(group, row, &codes);
         }
     }

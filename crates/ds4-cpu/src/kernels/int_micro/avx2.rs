@@ -1,11 +1,12 @@
 //! AVX2: a register holds one 32-bit sum for each of eight weight rows; a tile is done in two halves.
 
+// In this file, arrays of registers are handled by index: iterator adapters and `array::from_fn` are compiled without
+// the vector extensions, which keeps the compiler from inlining them or their closures here.
+#![allow(clippy::needless_range_loop)]
+
 use super::super::activation::{GROUP, QuantizedRow};
 use super::super::tile::{GROUP_CODES, ROWS, Tile};
 use std::arch::x86_64::*;
-
-// In this file, arrays of registers are filled by loops: `array::from_fn` is compiled without the vector extensions,
-// which keeps the compiler from inlining closures that use them.
 
 /// Activation rows that fit the sixteen registers beside the rest.
 const X_ROWS: usize = 4;
@@ -68,17 +69,20 @@ unsafe fn groups<const N: usize, const MINIMA: bool, const SIGNED: bool>(
         }
         None => (std::ptr::null(), std::ptr::null()),
     };
-    let q: [*const i8; N] = std::array::from_fn(|r| x[r].q.as_ptr());
-    let d: [*const f32; N] = std::array::from_fn(|r| x[r].d.as_ptr());
-    let sums: [*const i16; N] = std::array::from_fn(|r| x[r].sums.as_ptr());
+    let mut q = [std::ptr::null::<i8>(); N];
+    let mut d = [std::ptr::null::<f32>(); N];
+    let mut sums = [std::ptr::null::<i16>(); N];
+    for r in 0..N {
+        (q[r], d[r], sums[r]) = (x[r].q.as_ptr(), x[r].d.as_ptr(), x[r].sums.as_ptr());
+    }
 
     let ones = _mm256_set1_epi16(1);
     let top_bits = _mm256_set1_epi8(-128);
     let minus_bias = _mm256_set1_epi16(if SIGNED { 0 } else { -(tile.bias as i16) });
     let mut total = [_mm256_setzero_ps(); N];
-    for (total, acc) in total.iter_mut().zip(acc.iter()) {
+    for r in 0..N {
         // SAFETY: eight of the sixteen floats from `at`, which is 0 or 8; the load needs no alignment.
-        *total = unsafe { _mm256_loadu_ps(acc.as_ptr().add(at)) };
+        total[r] = unsafe { _mm256_loadu_ps(acc[r].as_ptr().add(at)) };
     }
     for g in 0..n_groups {
         // SAFETY: group `g` of every array: `q` has 32 codes, `d` one scale, `sums` two sums per group, the tile
@@ -124,8 +128,8 @@ unsafe fn groups<const N: usize, const MINIMA: bool, const SIGNED: bool>(
             }
         }
     }
-    for (acc, total) in acc.iter_mut().zip(total) {
+    for r in 0..N {
         // SAFETY: as for the load.
-        unsafe { _mm256_storeu_ps(acc.as_mut_ptr().add(at), total) };
+        unsafe { _mm256_storeu_ps(acc[r].as_mut_ptr().add(at), total[r]) };
     }
 }

@@ -1,11 +1,12 @@
 //! AVX-512 VNNI: a register holds one 32-bit sum for each of the sixteen weight rows.
 
+// In this file, arrays of registers are handled by index: iterator adapters and `array::from_fn` are compiled without
+// the vector extensions, which keeps the compiler from inlining them or their closures here.
+#![allow(clippy::needless_range_loop)]
+
 use super::super::activation::{GROUP, QuantizedRow};
 use super::super::tile::{GROUP_CODES, ROWS, Tile};
 use std::arch::x86_64::*;
-
-// In this file, arrays of registers are filled by loops: `array::from_fn` is compiled without the vector extensions,
-// which keeps the compiler from inlining closures that use them.
 
 /// See [`super::multiply`].
 ///
@@ -50,15 +51,18 @@ unsafe fn groups<const N: usize, const MINIMA: bool>(tile: &Tile, x: &[Quantized
         Some(m) => (m.factors.as_ptr().cast::<i32>(), m.scales.as_ptr().cast::<f32>()),
         None => (std::ptr::null(), std::ptr::null()),
     };
-    let q: [*const i8; N] = std::array::from_fn(|r| x[r].q.as_ptr());
-    let d: [*const f32; N] = std::array::from_fn(|r| x[r].d.as_ptr());
-    let sums: [*const i16; N] = std::array::from_fn(|r| x[r].sums.as_ptr());
+    let mut q = [std::ptr::null::<i8>(); N];
+    let mut d = [std::ptr::null::<f32>(); N];
+    let mut sums = [std::ptr::null::<i16>(); N];
+    for r in 0..N {
+        (q[r], d[r], sums[r]) = (x[r].q.as_ptr(), x[r].d.as_ptr(), x[r].sums.as_ptr());
+    }
 
     let minus_bias = _mm512_set1_epi16(-(tile.bias as i16));
     let mut total = [_mm512_setzero_ps(); N];
-    for (total, acc) in total.iter_mut().zip(acc.iter()) {
-        // SAFETY: `acc` has sixteen floats; the load needs no alignment.
-        *total = unsafe { _mm512_loadu_ps(acc.as_ptr()) };
+    for r in 0..N {
+        // SAFETY: an element has sixteen floats; the load needs no alignment.
+        total[r] = unsafe { _mm512_loadu_ps(acc[r].as_ptr()) };
     }
     for g in 0..n_groups {
         // SAFETY: group `g` of every array: `q` has 32 codes, `d` one scale, `sums` two sums per group, the tile
@@ -93,8 +97,8 @@ unsafe fn groups<const N: usize, const MINIMA: bool>(tile: &Tile, x: &[Quantized
             }
         }
     }
-    for (acc, total) in acc.iter_mut().zip(total) {
-        // SAFETY: `acc` has room for sixteen floats; the store needs no alignment.
-        unsafe { _mm512_storeu_ps(acc.as_mut_ptr(), total) };
+    for r in 0..N {
+        // SAFETY: as for the load.
+        unsafe { _mm512_storeu_ps(acc[r].as_mut_ptr(), total[r]) };
     }
 }

@@ -2,8 +2,21 @@
 
 use super::super::super::tile::{ROWS, TileMut};
 use super::super::avx512::{Columns, store_quad, store_scales};
-use super::{BIASED_VALUES, BLOCK_BYTES};
+use super::{BLOCK_BYTES, biased_value};
 use std::arch::x86_64::*;
+
+/// [`biased_value`] of the sixteen codes.
+static BIASED_VALUES: [u8; 16] = biased_values();
+
+const fn biased_values() -> [u8; 16] {
+    let mut values = [0; 16];
+    let mut code = 0;
+    while code < 16 {
+        values[code] = biased_value(code as u8);
+        code += 1;
+    }
+    values
+}
 
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512vnni")]
 pub(in super::super) fn load_tile(rows: &[&[u8]; ROWS], tile: TileMut<'_>) {
