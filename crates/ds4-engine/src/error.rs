@@ -60,6 +60,17 @@ pub enum EngineError {
         n_vocab: usize,
     },
 
+    /// A snapshot outside the prompt.
+    #[error(
+        "a snapshot after {snapshot} tokens is impossible: the prompt has {prompt}, and a snapshot needs at least one"
+    )]
+    Snapshot {
+        /// Where it should be taken.
+        snapshot: usize,
+        /// Tokens of the prompt.
+        prompt: usize,
+    },
+
     /// An answer of no tokens.
     #[error("max_tokens is 0; it must be at least 1")]
     NoTokens,

@@ -20,6 +20,8 @@ pub(crate) struct Job {
     tokens: Vec<u32>,
     prompt_tokens: usize,
     reused_tokens: usize,
+    /// Lengths of beginnings of the prompt whose states are to be kept.
+    snapshots: Vec<usize>,
     max_tokens: usize,
     sampler: Sampler,
     guide: Option<Box<dyn Guide>>,
@@ -63,6 +65,7 @@ impl Job {
             prompt_tokens: request.prompt.len(),
             tokens: request.prompt,
             reused_tokens: 0,
+            snapshots: request.snapshots,
             max_tokens: admission.max_tokens,
             guide: request.guide,
             stop_tokens: request.stop_tokens,
@@ -91,6 +94,17 @@ impl Job {
 
     pub(crate) fn prompt_tokens(&self) -> usize {
         self.prompt_tokens
+    }
+
+    /// How many of the prompt's tokens may be computed at once after the first `computed`: up to the next snapshot, or all.
+    pub(crate) fn prefill_span(&self, computed: usize) -> usize {
+        let next = self.snapshots.iter().copied().filter(|&at| at > computed).min();
+        next.unwrap_or(self.prompt_tokens) - computed
+    }
+
+    /// Whether the state after `computed` tokens is to be kept.
+    pub(crate) fn wants_snapshot(&self, computed: usize) -> bool {
+        self.snapshots.contains(&computed)
     }
 
     /// Why it has to end now, seen from outside.

@@ -24,7 +24,8 @@
 //! ```
 //!
 //! Data flows one way. [`Engine::submit`] checks a request and puts it into the inbox, a bounded queue. The scheduler admits
-//! waiting jobs to slots, continues the longest state that the prefix cache has of their prompts, and forms one batch per
+//! waiting jobs to slots, continues the longest state that the prefix cache has of their prompts (of ended generations, and of
+//! the [`snapshots`](Request::snapshots) that requests asked for), and forms one batch per
 //! step: a row for every sequence that decodes, and prefill rows up to a budget. What a sequence generates does not depend
 //! on the others, on the budget, or on what was reused: that is the backend's promise about rows, kept up here by
 //! giving every generation its own sampler.

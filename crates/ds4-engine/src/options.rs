@@ -16,7 +16,8 @@ pub struct EngineOptions {
     pub queue: usize,
     /// Context in tokens: prompt and answer together. `None`: what the model was made for.
     pub ctx: Option<usize>,
-    /// States of ended generations to keep in memory, for prompts that continue them. 1.
+    /// States to keep in memory for prompts that continue them: those of ended generations, and the snapshots that
+    /// requests ask for. 1.
     pub retain: usize,
     /// Events of one generation that may lie unread before it has to wait. 256.
     pub event_buffer: usize,

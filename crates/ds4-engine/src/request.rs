@@ -16,6 +16,10 @@ pub struct Request {
     /// Strings that end the answer wherever they appear in its text. Callers for whom only a part of the text counts
     /// use a [`StopMatcher`] of their own.
     pub stop_sequences: Vec<String>,
+    /// Lengths of beginnings of the prompt, in tokens, whose states are to be kept for later prompts that agree only up
+    /// to there: a state cannot be rolled back. Each costs a step of its own and one of
+    /// [`EngineOptions::retain`](crate::EngineOptions::retain) places. The end of a generation is kept anyway.
+    pub snapshots: Vec<usize>,
     /// Tokens that end the answer, such as the end-of-sentence token.
     pub stop_tokens: Vec<u32>,
     /// A smaller context than the engine's, in tokens.
@@ -36,6 +40,7 @@ impl Request {
             max_tokens: None,
             sampling: SamplingParams::default(),
             stop_sequences: Vec::new(),
+            snapshots: Vec::new(),
             stop_tokens: Vec::new(),
             context: None,
             priority: 0,
@@ -58,6 +63,9 @@ impl Request {
         if let Some(index) = self.prompt.iter().position(|&token| token as usize >= n_vocab) {
             return Err(EngineError::PromptToken { token: self.prompt[index], index, n_vocab });
         }
+        if let Some(&snapshot) = self.snapshots.iter().find(|&&at| at == 0 || at > prompt) {
+            return Err(EngineError::Snapshot { snapshot, prompt });
+        }
         if self.max_tokens == Some(0) {
             return Err(EngineError::NoTokens);
         }
@@ -75,6 +83,7 @@ impl std::fmt::Debug for Request {
             .field("max_tokens", &self.max_tokens)
             .field("sampling", &self.sampling)
             .field("stop_sequences", &self.stop_sequences)
+            .field("snapshots", &self.snapshots)
             .field("stop_tokens", &self.stop_tokens)
             .field("context", &self.context)
             .field("priority", &self.priority)

@@ -86,6 +86,8 @@ fn what_cannot_be_generated_is_refused_in_a_sentence() {
         (Request { context: Some(2), ..default() }, "the prompt has 2 tokens, but the context holds 2"),
         (greedy(&[1, 512], 5), "token 1 of the prompt (counted from 0) has id 512, but the model's vocabulary has 512"),
         (greedy(&[1], 0), "max_tokens is 0"),
+        (Request { snapshots: vec![1, 3], ..default() }, "a snapshot after 3 tokens is impossible: the prompt has 2"),
+        (Request { snapshots: vec![0], ..default() }, "a snapshot after 0 tokens is impossible"),
         (Request { sampling, ..default() }, "temperature is 3"),
         (Request { stop_sequences: vec![String::new()], ..default() }, "stop sequence 0 (counted from 0) is empty"),
     ];
@@ -266,6 +268,29 @@ fn the_next_turn_continues_the_state_of_the_last() {
     assert_eq!(second.ids, greedy_answer(&prompt, 4));
     let spans: Vec<Noted> = control.batches().into_iter().flatten().collect();
     assert!(spans.contains(&Noted { first_position: 8, tokens: prompt[8..].to_vec(), wanted: true }));
+}
+
+#[test]
+fn a_prompt_that_branches_off_at_a_snapshot_continues_it() {
+    let (engine, control) = engine(EngineOptions { retain: 8, prefill_chunk: 4, ..EngineOptions::default() });
+    let prompt: Vec<u32> = (0..12).collect();
+    let request = Request { snapshots: vec![10, 3], ..greedy(&prompt, 4) };
+    let whole = collect(engine.submit(request).expect("accepted"));
+    assert_eq!(whole.ids, greedy_answer(&prompt, 4));
+    // Steps end at the snapshots; between them the budget decides.
+    let steps = |control: &Control| -> Vec<usize> {
+        let batches = control.batches();
+        batches.iter().map(|batch| batch[0].tokens.len()).collect()
+    };
+    assert_eq!(steps(&control)[..4], [3, 4, 3, 2]);
+
+    for (other, reused) in [(10, 10), (3, 3), (2, 0)] {
+        let mut branch = prompt[..other].to_vec();
+        branch.extend([70, 71, 72]);
+        let whole = collect(engine.submit(greedy(&branch, 4)).expect("accepted"));
+        assert_eq!(whole.finished.usage.reused_tokens, reused);
+        assert_eq!(whole.ids, greedy_answer(&branch, 4));
+    }
 }
 
 #[test]

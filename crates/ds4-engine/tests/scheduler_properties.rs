@@ -20,6 +20,7 @@ enum Action {
         max_tokens: usize,
         priority: i32,
         expired: bool,
+        snapshots: Vec<usize>,
     },
     Cancel(usize),
     Drop(usize),
@@ -29,8 +30,12 @@ enum Action {
 }
 
 fn action() -> impl Strategy<Value = Action> {
-    let submit = (prop::collection::vec(0_u32..2, 1..12), 1_usize..10, -1..=1, prop::bool::weighted(0.1))
-        .prop_map(|(prompt, max_tokens, priority, expired)| Action::Submit { prompt, max_tokens, priority, expired });
+    let snapshots = prop::collection::vec(any::<prop::sample::Index>(), 0..3);
+    let submit = (prop::collection::vec(0_u32..2, 1..12), 1_usize..10, -1..=1, prop::bool::weighted(0.1), snapshots)
+        .prop_map(|(prompt, max_tokens, priority, expired, snapshots)| {
+            let snapshots = snapshots.iter().map(|index| index.index(prompt.len()) + 1).collect();
+            Action::Submit { prompt, max_tokens, priority, expired, snapshots }
+        });
     prop_oneof![
         4 => submit,
         1 => any::<usize>().prop_map(Action::Cancel),
@@ -128,12 +133,13 @@ impl World {
 
     fn act(&mut self, action: Action) {
         match action {
-            Action::Submit { prompt, max_tokens, priority, expired } => {
+            Action::Submit { prompt, max_tokens, priority, expired, snapshots } => {
                 let request = Request {
                     max_tokens: Some(max_tokens),
                     sampling: SamplingParams::greedy(),
                     priority,
                     deadline: expired.then(Instant::now),
+                    snapshots,
                     ..Request::new(prompt.clone())
                 };
                 let unfinished = self.tracked.iter().filter(|tracked| !tracked.is_finished()).count();

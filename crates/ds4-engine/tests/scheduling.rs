@@ -137,7 +137,7 @@ fn who_never_reads_is_cancelled() {
 
 #[test]
 fn a_failing_device_ends_the_batch_and_not_the_engine() {
-    let (engine, control) = engine(EngineOptions { parallel: 2, ..EngineOptions::default() });
+    let (engine, control) = engine(EngineOptions { parallel: 2, retain: 8, ..EngineOptions::default() });
     control.allow(0);
     control.fail(3, Fault::Error);
     let both = [1, 2].map(|token| engine.submit(greedy(&[token], 50)).expect("a place"));
@@ -152,7 +152,8 @@ fn a_failing_device_ends_the_batch_and_not_the_engine() {
     }
     let whole = collect(waiting);
     assert_eq!(whole.ids, greedy_answer(&[3], 5));
-    let again = collect(engine.submit(greedy(&[1, 2], 5)).expect("a place"));
+    let continued = [vec![1], greedy_answer(&[1], 5)].concat();
+    let again = collect(engine.submit(greedy(&continued, 5)).expect("a place"));
     assert_eq!(again.finished.usage.reused_tokens, 0, "a state that an error may have spoiled is not used");
 }
 

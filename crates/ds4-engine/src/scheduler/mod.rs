@@ -71,7 +71,7 @@ impl<S: SequenceState> Slot<S> {
         if !self.job.has_room(now) {
             Demand::Blocked
         } else if self.sequence.len() < self.job.prompt_tokens() {
-            Demand::Prefill(self.pending().len())
+            Demand::Prefill(self.job.prefill_span(self.sequence.len()))
         } else {
             Demand::Decode
         }
@@ -200,6 +200,9 @@ impl<B: Backend> Scheduler<B> {
                 let computed = slot.sequence.len();
                 if computed <= slot.job.prompt_tokens() {
                     slot.job.report_prefill(computed);
+                }
+                if slot.job.wants_snapshot(computed) {
+                    self.prefixes.store(slot.job.tokens()[..computed].to_vec(), slot.sequence.fork());
                 }
                 if slot.pending().is_empty()
                     && let Some(logits) = logits.next()
