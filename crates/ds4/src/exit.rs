@@ -1,10 +1,10 @@
 //! How the process ends: exit codes, and errors as sentences.
 
 use std::fmt;
-use std::io::{self, Write};
+use std::io;
 use std::process::ExitCode;
 
-use crate::terminal::{self, Stream};
+use crate::terminal;
 
 /// Exit code for wrong usage, also clap's.
 pub const USAGE: u8 = 2;
@@ -69,10 +69,11 @@ pub fn report(error: &anyhow::Error) -> ExitCode {
     if error.is::<OutputClosed>() {
         return ExitCode::SUCCESS;
     }
-    let style = terminal::style(Stream::Error);
-    let message = terminal::printable(&sentence(error)).into_owned();
-    // If standard error is gone as well, nobody is left to tell.
-    let _ = writeln!(io::stderr(), "{} {message}", style.error("ds4:"));
+    let message = format!("ds4: {}", terminal::printable(&sentence(error)));
+    terminal::tell(&message, |style, line| match line.strip_prefix("ds4:") {
+        Some(rest) => format!("{}{rest}", style.error("ds4:")),
+        None => line.to_owned(),
+    });
     match error.is::<UsageError>() {
         true => ExitCode::from(USAGE),
         false => ExitCode::FAILURE,

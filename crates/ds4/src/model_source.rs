@@ -35,6 +35,14 @@ impl ModelSource {
         file.map_or(ModelSource::Demo, |path| ModelSource::File(path.to_owned()))
     }
 
+    /// What to call it.
+    pub fn label(&self) -> String {
+        match self {
+            ModelSource::Demo => DEMO_LABEL.to_owned(),
+            ModelSource::File(path) => path.display().to_string(),
+        }
+    }
+
     /// Opens the container; tensor data is not read.
     ///
     /// # Errors

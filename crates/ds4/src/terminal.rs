@@ -1,7 +1,9 @@
 //! What a terminal may be shown: colour, width, progress.
 
 use std::borrow::Cow;
-use std::io::{self, IsTerminal};
+use std::io::{self, IsTerminal, Write};
+use std::sync::mpsc::{self, RecvTimeoutError, Sender};
+use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
@@ -31,6 +33,19 @@ impl Stream {
             Stream::Error => terminal_size::terminal_size_of(io::stderr()),
         };
         size.map(|(terminal_size::Width(columns), _)| usize::from(columns)).filter(|&columns| columns > 0)
+    }
+}
+
+/// Shows a sentence on standard error: broken at blanks on a terminal, one line elsewhere.
+pub fn tell(sentence: &str, mark: impl Fn(Style, &str) -> String) {
+    let style = style(Stream::Error);
+    let lines = match Stream::Error.width() {
+        Some(width) => wrap(sentence, width),
+        None => vec![sentence.to_owned()],
+    };
+    for line in lines {
+        // Without standard error there is nobody to tell.
+        let _ = writeln!(io::stderr(), "{}", mark(style, &line));
     }
 }
 
@@ -111,6 +126,25 @@ pub fn join_parts(parts: &[String], width: usize) -> String {
     text
 }
 
+/// Breaks a sentence at blanks into lines of at most `width` columns, where words allow.
+pub fn wrap(sentence: &str, width: usize) -> Vec<String> {
+    let mut lines = vec![String::new()];
+    for word in sentence.split_whitespace() {
+        let line =
+            lines.last_mut().filter(|line| line.is_empty() || line.chars().count() + 1 + word.chars().count() <= width);
+        match line {
+            Some(line) => {
+                if !line.is_empty() {
+                    line.push(' ');
+                }
+                line.push_str(word);
+            }
+            None => lines.push(word.to_owned()),
+        }
+    }
+    lines
+}
+
 /// A progress bar on standard error, if that is a terminal. It appears only when the work takes a moment, and it
 /// disappears when dropped.
 pub struct Progress {
@@ -140,7 +174,7 @@ impl Progress {
         let bar = ProgressBar::with_draw_target(Some(total), ProgressDrawTarget::hidden());
         let template = match unit {
             Unit::Bytes => "{msg} {bar:20} {binary_bytes}/{binary_total_bytes} {eta}",
-            Unit::Tokens => "{msg} {bar:20} {pos}/{len} tokens {eta}",
+            Unit::Tokens => "{msg} {bar:20} {pos}/{len} tokens, {elapsed}",
         };
         let style = ProgressStyle::with_template(template).map(|style| style.progress_chars("━╸─"));
         bar.set_style(style.unwrap_or_else(|_| ProgressStyle::default_bar()));
@@ -150,11 +184,19 @@ impl Progress {
 
     /// `done` units are done.
     pub fn set(&self, done: u64) {
+        if let Some(bar) = &self.bar {
+            bar.set_position(done);
+            self.refresh();
+        }
+    }
+
+    /// Time has passed: shows the bar if it took long enough, with the present estimate.
+    pub fn refresh(&self) {
         let Some(bar) = &self.bar else { return };
         if bar.is_hidden() && self.started.elapsed() >= PATIENCE {
             bar.set_draw_target(ProgressDrawTarget::stderr_with_hz(10));
         }
-        bar.set_position(done);
+        bar.tick();
     }
 }
 
@@ -162,6 +204,44 @@ impl Drop for Progress {
     fn drop(&mut self) {
         if let Some(bar) = &self.bar {
             bar.finish_and_clear();
+        }
+    }
+}
+
+/// A moving sign on standard error while something of unknown length happens: as [`Progress`], only after a moment, and
+/// gone when dropped.
+pub struct Waiting {
+    done: Option<Sender<()>>,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl Waiting {
+    /// Waits for what `label` says.
+    pub fn new(label: String) -> Waiting {
+        if !Stream::Error.is_terminal() || is_dumb() {
+            return Waiting { done: None, thread: None };
+        }
+        let (done, is_done) = mpsc::channel::<()>();
+        let thread = thread::spawn(move || {
+            if is_done.recv_timeout(PATIENCE) == Err(RecvTimeoutError::Timeout) {
+                let bar = ProgressBar::with_draw_target(None, ProgressDrawTarget::stderr_with_hz(10));
+                bar.set_message(label);
+                bar.enable_steady_tick(Duration::from_millis(100));
+                // Nothing is ever sent: the channel closes.
+                let _ = is_done.recv();
+                bar.finish_and_clear();
+            }
+        });
+        Waiting { done: Some(done), thread: Some(thread) }
+    }
+}
+
+impl Drop for Waiting {
+    fn drop(&mut self) {
+        drop(self.done.take());
+        if let Some(thread) = self.thread.take() {
+            // The sign must be gone before anything else is written.
+            let _ = thread.join();
         }
     }
 }
@@ -174,6 +254,13 @@ mod tests {
     fn escape_sequences_lose_their_meaning() {
         assert_eq!(printable("plain\n\ttext · 你好"), "plain\n\ttext · 你好");
         assert_eq!(printable("a\x1b[2Jb\r\u{9b}c"), "a\u{fffd}[2Jb\u{fffd}\u{fffd}c");
+    }
+
+    #[test]
+    fn sentences_break_at_blanks() {
+        assert_eq!(wrap("one two three", 7), ["one two", "three"]);
+        assert_eq!(wrap("incomprehensibilities are long", 5), ["incomprehensibilities", "are", "long"]);
+        assert_eq!(wrap("", 5), [""]);
     }
 
     #[test]

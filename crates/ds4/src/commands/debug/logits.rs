@@ -22,9 +22,10 @@ use crate::terminal::{Progress, Unit};
 /// # Errors
 /// An unusable model or token list, a file that cannot be written.
 pub fn execute(args: &LogitsArgs) -> anyhow::Result<Outcome> {
-    let interrupt = Interrupt::install()?;
     let model = std::sync::Arc::new(Model::new(ModelSource::from(&args.model).open()?)?);
     let tokens = read_tokens(&args.tokens)?;
+    // An interrupted run removes its temporary file.
+    let interrupt = Interrupt::install()?;
     let context = model.config().context_length;
     if tokens.len() > context {
         bail!("{}: {} tokens are more than the model's context of {context}", args.tokens.display(), tokens.len());

@@ -3,7 +3,7 @@
 use std::fmt::Write;
 
 use super::report::{ClassSum, Report, Shape, TensorLine};
-use crate::terminal::{Style, join_parts, printable};
+use crate::terminal::{Style, join_parts, printable, wrap};
 use crate::units::{bytes, count, counted, grouped};
 
 /// Width of the column of labels.
@@ -226,37 +226,11 @@ fn context(tokens: usize) -> String {
     }
 }
 
-/// Breaks a sentence at blanks into lines of at most `width` columns, where words allow.
-fn wrap(sentence: &str, width: usize) -> Vec<String> {
-    let mut lines = vec![String::new()];
-    for word in sentence.split_whitespace() {
-        let line =
-            lines.last_mut().filter(|line| line.is_empty() || line.chars().count() + 1 + word.chars().count() <= width);
-        match line {
-            Some(line) => {
-                if !line.is_empty() {
-                    line.push(' ');
-                }
-                line.push_str(word);
-            }
-            None => lines.push(word.to_owned()),
-        }
-    }
-    lines
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::model_source::ModelSource;
     use crate::terminal::{Stream, style};
-
-    #[test]
-    fn sentences_break_at_blanks() {
-        assert_eq!(wrap("one two three", 7), ["one two", "three"]);
-        assert_eq!(wrap("incomprehensibilities are long", 5), ["incomprehensibilities", "are", "long"]);
-        assert_eq!(wrap("", 5), [""]);
-    }
 
     #[test]
     fn a_narrow_terminal_is_not_exceeded() {

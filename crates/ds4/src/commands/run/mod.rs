@@ -5,7 +5,6 @@ mod prompt;
 mod stages;
 mod summary;
 
-use std::io::{self, Write};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -18,7 +17,7 @@ use crate::backend::AnyBackend;
 use crate::exit::{Outcome, UsageError};
 use crate::interrupt::Interrupt;
 use crate::model_source::{LoadedModel, ModelSource};
-use crate::terminal::{self, Progress, Stream, Unit};
+use crate::terminal::{self, Progress, Stream, Unit, Waiting};
 
 use answer::Answer;
 use stages::Stages;
@@ -37,12 +36,15 @@ pub fn execute(args: &RunArgs, started: Instant) -> anyhow::Result<Outcome> {
     // Nothing that can be said at once waits for a model.
     sampling.validate(0).map_err(|error| UsageError(format!("{}: {error}", option_of(error.field()))))?;
     let stop = StopMatcher::new(&args.sampling.stop).map_err(|error| UsageError(format!("--stop: {error}")))?;
-    let interrupt = Interrupt::install()?;
     let text = prompt::read(&args.input)?;
+    // Not before: reading from the keyboard ends at Ctrl-C by itself.
+    let interrupt = Interrupt::install()?;
     stages.mark("arguments");
 
     let source = ModelSource::from(&args.model);
+    let waiting = Waiting::new(format!("opening {}", source.label()));
     let loaded = LoadedModel::open(&source)?;
+    drop(waiting);
     stages.mark("model");
     let think = think(args, &loaded);
     let prompt = match args.raw {
@@ -66,10 +68,7 @@ pub fn execute(args: &RunArgs, started: Instant) -> anyhow::Result<Outcome> {
     request.stop_tokens = loaded.tokenizer.special(Special::Eos).into_iter().collect();
     let mut generation = engine.submit(request)?;
     if source == ModelSource::Demo && !args.quiet {
-        note(
-            "this is nano, the built-in demo model. To get a real one: `ds4 pull q2`, then `ds4 run -m FILE`; \
-             see `ds4 run --help`.",
-        );
+        note("built-in demo model nano; for a real one: `ds4 pull q2`, then `ds4 run -m FILE`");
     }
 
     let show_reasoning = match args.show_thinking {
@@ -79,18 +78,20 @@ pub fn execute(args: &RunArgs, started: Instant) -> anyhow::Result<Outcome> {
     };
     let mut answer = Answer::new(Arc::clone(&loaded.tokenizer), prompt.parser, stop, show_reasoning);
     let mut summary = Summary::new(started, engine.context());
-    let mut progress = None;
+    let mut progress: Option<Progress> = None;
     let ending = loop {
         if interrupt.is_pressed() {
             // The step in progress is not waited for: the process ends, and the engine with it.
             break Ending::Interrupted;
         }
         match generation.next_timeout(POLL) {
-            None => {}
-            Some(Event::Started(event)) => summary.started(&event),
+            None => progress.iter().for_each(Progress::refresh),
+            Some(Event::Started(event)) => {
+                progress = Some(Progress::new("prompt", event.prompt_tokens as u64, Unit::Tokens));
+                summary.started(&event);
+            }
             Some(Event::Prefill(event)) => {
-                let bar = progress.get_or_insert_with(|| Progress::new("prompt", event.total as u64, Unit::Tokens));
-                bar.set(event.done as u64);
+                progress.iter().for_each(|bar| bar.set(event.done as u64));
                 if event.done == event.total {
                     progress = None;
                     summary.prefilled();
@@ -132,11 +133,9 @@ pub fn execute(args: &RunArgs, started: Instant) -> anyhow::Result<Outcome> {
     }
 }
 
-/// A line on standard error.
+/// A note beside the answer.
 fn note(text: &str) {
-    let style = terminal::style(Stream::Error);
-    // Without standard error there is nobody to tell.
-    let _ = writeln!(io::stderr(), "{}", style.dim(&format!("ds4: {text}")));
+    terminal::tell(&format!("ds4: {text}"), |style, line| style.dim(line).into_owned());
 }
 
 /// The demo model answers best at once; real models were made to think.
