@@ -36,7 +36,7 @@ struct Page {
 impl Page {
     fn head(&mut self, report: &Report) {
         let notes = &report.metadata;
-        self.line(&self.style.bold(&printable(notes.name.as_deref().unwrap_or(&report.file))).into_owned());
+        self.line(&self.style.bold(&printable(notes.name.as_deref().unwrap_or(&report.file))));
         let summary = [
             printable(&report.file).into_owned(),
             bytes(report.file_bytes),
@@ -44,7 +44,7 @@ impl Page {
             counted(report.tensors.len() as u64, "tensor"),
         ];
         let summary = join_parts(&summary, self.width);
-        self.line(&self.style.dim(&summary).into_owned());
+        self.line(&self.style.dim(&summary));
         self.line("");
         self.field("architecture", notes.architecture.as_deref().unwrap_or("not stated"));
         self.field("license", notes.license.as_deref().unwrap_or("not stated"));
@@ -93,14 +93,14 @@ impl Page {
     fn classes(&mut self, report: &Report) {
         self.heading("Tensors");
         let heads = table_line("role", "type", "count", "params", "size");
-        self.line(&self.style.dim(&heads).into_owned());
+        self.line(&self.style.dim(&heads));
         for ClassSum { class, ty, tensors, parameters, bytes: size } in &report.classes {
             let cells = [grouped(*tensors), count(*parameters), bytes(*size)];
             self.line(&table_line(class.label(), ty.name(), &cells[0], &cells[1], &cells[2]));
         }
         let cells = [grouped(report.tensors.len() as u64), count(report.parameters), bytes(report.tensor_bytes)];
         let total = table_line("total", "", &cells[0], &cells[1], &cells[2]);
-        self.line(&self.style.bold(&total).into_owned());
+        self.line(&self.style.bold(&total));
         if report.stored_tensor_bytes < report.tensor_bytes {
             let stored = bytes(report.stored_tensor_bytes);
             self.line(&format!("  Tensors share data: the file stores {stored} of it."));
@@ -133,7 +133,7 @@ impl Page {
         for state in &report.state {
             let _ = write!(head, "{:>14}", state.kv_precision);
         }
-        self.line(&self.style.dim(&head).into_owned());
+        self.line(&self.style.dim(&head));
         self.state_line("per token", report.state.iter().map(|state| bytes(state.bytes_per_token.round() as u64)));
         self.state_line("fixed", report.state.iter().map(|state| bytes(state.fixed_bytes)));
         let lengths: Vec<usize> = report.state[0].at.iter().map(|at| at.tokens).collect();
@@ -156,7 +156,7 @@ impl Page {
         }
         self.heading("Read for each decoded token");
         let head = format!("  {:LABEL$}{:>14}{:>14}", "context", "weights", "cache");
-        self.line(&self.style.dim(&head).into_owned());
+        self.line(&self.style.dim(&head));
         for reads in &report.reads {
             self.state_line(&context(reads.tokens), [reads.weight_bytes, reads.cache_bytes].into_iter().map(bytes));
         }
@@ -171,7 +171,7 @@ impl Page {
         let Some(deep) = &report.deep else {
             if report.runs {
                 let note = "  Only the header was read; --deep reads every block.";
-                self.line(&self.style.dim(note).into_owned());
+                self.line(&self.style.dim(note));
             }
             return;
         };
@@ -195,7 +195,7 @@ impl Page {
 
     fn heading(&mut self, title: &str) {
         self.line("");
-        self.line(&self.style.bold(title).into_owned());
+        self.line(&self.style.bold(title));
     }
 
     fn field(&mut self, label: &str, value: &str) {
