@@ -2,6 +2,7 @@
 
 mod args;
 mod backend;
+mod catalog;
 mod commands;
 mod exit;
 mod interrupt;
@@ -42,6 +43,10 @@ fn execute(command: &Command, started: Instant) -> anyhow::Result<Outcome> {
         Command::Inspect(args) => commands::inspect::execute(args),
         Command::Bench(args) => commands::bench::execute(args),
         Command::Synth(args) => commands::synth::execute(args),
+        Command::Pull(args) => commands::pull::execute(args),
+        Command::Doctor(args) => commands::doctor::execute(args),
         Command::Debug(args) => commands::debug::execute(args),
+        Command::Completions(args) => commands::completions::execute(args),
+        Command::Man(args) => commands::man::execute(args),
     }
 }

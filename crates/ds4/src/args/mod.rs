@@ -4,18 +4,24 @@
 
 mod bench;
 mod debug;
+mod doctor;
 mod inspect;
 mod model;
+mod pull;
 mod run;
 mod sampling;
+mod shell;
 mod synth;
 
 pub use bench::BenchArgs;
 pub use debug::{DebugArgs, DebugCommand, LogitsArgs};
+pub use doctor::DoctorArgs;
 pub use inspect::InspectArgs;
 pub use model::{BackendArgs, BackendKind, ModelArgs};
+pub use pull::PullArgs;
 pub use run::{ProfileArg, PromptArgs, RunArgs, ShowThinking, ThinkArg};
 pub use sampling::SamplingArgs;
+pub use shell::{CompletionsArgs, ManArgs};
 pub use synth::SynthArgs;
 
 use clap::{Parser, Subcommand};
@@ -59,5 +65,9 @@ pub enum Command {
     Bench(Box<BenchArgs>),
     /// Write a model of a published shape with random weights
     Synth(SynthArgs),
+    Pull(PullArgs),
+    Doctor(DoctorArgs),
     Debug(DebugArgs),
+    Completions(CompletionsArgs),
+    Man(ManArgs),
 }

@@ -1,7 +1,11 @@
 //! The commands, one module each.
 
 pub mod bench;
+pub mod completions;
 pub mod debug;
+pub mod doctor;
 pub mod inspect;
+pub mod man;
+pub mod pull;
 pub mod run;
 pub mod synth;

@@ -1,0 +1,70 @@
+//! `ds4 doctor`: what this machine can run, and whether it computes correctly.
+
+mod fit;
+mod machine;
+mod self_test;
+mod text;
+
+use std::io::Write;
+
+use ds4_model::Model;
+use serde::Serialize;
+
+use crate::args::DoctorArgs;
+use crate::exit::{Outcome, output_error};
+use crate::interrupt::Interrupt;
+use crate::model_source::ModelSource;
+use crate::terminal::{self, Stream};
+
+use fit::Fit;
+use machine::Machine;
+use self_test::ModeResult;
+
+/// Everything that was found.
+#[derive(Debug, Serialize)]
+struct Report {
+    machine: Machine,
+    /// What this build computes on.
+    backends: [&'static str; 1],
+    /// The file that was asked about.
+    file: Option<Fit>,
+    published: Vec<Fit>,
+    /// Name of the published file to download.
+    recommended: Option<String>,
+    self_test: Option<Vec<ModeResult>>,
+}
+
+/// Looks, tests if asked to, and reports.
+///
+/// # Errors
+/// The file cannot be opened, or the machine refuses something.
+pub fn execute(args: &DoctorArgs) -> anyhow::Result<Outcome> {
+    let interrupt = Interrupt::install()?;
+    let machine = Machine::look(args.backend.threads.map(usize::from))?;
+    let (memory, bandwidth, kv) = (machine.memory, machine.bandwidth, args.backend.kv_precision);
+    let file = match &args.model.model {
+        Some(path) => {
+            let model = Model::new(ModelSource::from(&args.model).open()?)?;
+            Some(fit::of_model(path.display().to_string(), &model, kv, memory, bandwidth))
+        }
+        None => None,
+    };
+    let published = fit::of_published(kv, memory, bandwidth)?;
+    let recommended = fit::recommended(&published).map(|fit| fit.name.clone());
+    let self_test = match args.self_test {
+        true => match self_test::run(&args.backend, &interrupt)? {
+            Some(results) => Some(results),
+            None => return Ok(Outcome::Interrupted),
+        },
+        false => None,
+    };
+    let report = Report { machine, backends: ["cpu"], file, published, recommended, self_test };
+    let text = match args.json {
+        true => serde_json::to_string_pretty(&report)? + "\n",
+        false => text::write(&report, Stream::Output.width().unwrap_or(80), terminal::style(Stream::Output)),
+    };
+    let mut out = std::io::stdout().lock();
+    out.write_all(text.as_bytes()).and_then(|()| out.flush()).map_err(output_error)?;
+    let failed = report.self_test.iter().flatten().any(|mode| !mode.passed());
+    Ok(if failed { Outcome::Failed } else { Outcome::Done })
+}
