@@ -40,6 +40,7 @@ pub struct Fit {
 }
 
 /// What is needed to know of a model.
+#[derive(Clone)]
 struct Needs {
     name: String,
     bytes: u64,
@@ -95,26 +96,37 @@ pub fn of_model(name: String, model: &Model, kv: KvPrecision, memory: Memory, ba
 /// # Errors
 /// No temporary file can be made.
 pub fn of_published(kv: KvPrecision, memory: Memory, bandwidth: f64) -> anyhow::Result<Vec<Fit>> {
-    PUBLISHED.iter().map(|file| Ok(Fit::new(needs(file, kv)?, memory, bandwidth))).collect()
+    Ok(needs_of_published(kv)?.into_iter().map(|needs| Fit::new(needs, memory, bandwidth)).collect())
 }
 
-fn needs(file: &Published, kv: KvPrecision) -> anyhow::Result<Needs> {
-    let needs = |shape: &str| -> anyhow::Result<Needs> {
+fn needs_of_published(kv: KvPrecision) -> anyhow::Result<Vec<Needs>> {
+    // Each shape is outlined once; files share them.
+    let mut shapes: Vec<(&str, Needs)> = Vec::new();
+    let mut needs = |shape: &'static str| -> anyhow::Result<Needs> {
+        if let Some((_, known)) = shapes.iter().find(|(name, _)| *name == shape) {
+            return Ok(known.clone());
+        }
         let model = outline(shape)?;
         let layout = StateLayout::new(model.config(), kv);
         let read_bytes = ReadCost::of(&model, &layout, CONTEXT).total();
         let longest = model.config().context_length;
-        Ok(Needs { name: file.name.to_owned(), bytes: file.bytes, read_bytes, layout, longest })
+        let found = Needs { name: String::new(), bytes: 0, read_bytes, layout, longest };
+        shapes.push((shape, found.clone()));
+        Ok(found)
     };
-    match file.experts {
-        Experts::Uniform(shape) => needs(shape),
-        Experts::Mixed { most, last, layers } => {
-            let (most, last) = (needs(most)?, needs(last)?);
-            // The recipes differ in the experts only, and those are alike in all layers.
-            let a_layer = (last.read_bytes - most.read_bytes) / Shape::V4_FLASH.n_layer as u64;
-            Ok(Needs { read_bytes: most.read_bytes + a_layer * layers as u64, ..most })
-        }
-    }
+    let of_file = |file: &Published| -> anyhow::Result<Needs> {
+        let needs = match file.experts {
+            Experts::Uniform(shape) => needs(shape)?,
+            Experts::Mixed { most, last, layers } => {
+                let (most, last) = (needs(most)?, needs(last)?);
+                // The recipes differ in the experts only, and those are alike in all layers.
+                let a_layer = (last.read_bytes - most.read_bytes) / Shape::V4_FLASH.n_layer as u64;
+                Needs { read_bytes: most.read_bytes + a_layer * layers as u64, ..most }
+            }
+        };
+        Ok(Needs { name: file.name.to_owned(), bytes: file.bytes, ..needs })
+    };
+    PUBLISHED.iter().map(of_file).collect()
 }
 
 /// A model of a published shape whose weights are a hole in a temporary file: what it needs can be counted, and no disk
@@ -145,14 +157,19 @@ mod tests {
 
     const GIB: u64 = 1 << 30;
 
-    fn fits(available: u64) -> Vec<Fit> {
+    fn fits(needs: &[Needs], available: u64) -> Vec<Fit> {
         let memory = Memory { total: available, available, limit: None };
-        of_published(KvPrecision::Model, memory, 100e9).expect("temporary files")
+        needs.iter().map(|needs| Fit::new(needs.clone(), memory, 100e9)).collect()
+    }
+
+    fn needs() -> Vec<Needs> {
+        needs_of_published(KvPrecision::Model).expect("temporary files")
     }
 
     #[test]
     fn memory_decides_what_is_recommended() {
-        let name = |available: u64| recommended(&fits(available)).expect("a model").name.clone();
+        let needs = needs();
+        let name = |available: u64| recommended(&fits(&needs, available)).expect("a model").name.clone();
         assert_eq!(name(16 * GIB), "q2");
         assert_eq!(name(90 * GIB), "q2");
         assert_eq!(name(100 * GIB), "q2-q4");
@@ -162,7 +179,7 @@ mod tests {
 
     #[test]
     fn figures_follow_from_the_published_ones() {
-        let fits = fits(512 * GIB);
+        let fits = fits(&needs(), 512 * GIB);
         let q2 = &fits[0];
         // 9.56 GB of weights per token; 4 Ki tokens of context add a few MB.
         assert!((q2.read_bytes as f64 / 9.56e9 - 1.0).abs() < 0.01, "{q2:?}");
@@ -173,12 +190,13 @@ mod tests {
 
     #[test]
     fn the_context_is_the_longest_that_fits() {
-        let fit = &fits(PUBLISHED[0].bytes + RESERVE + GIB)[0];
-        let layout = needs(&PUBLISHED[0], KvPrecision::Model).expect("an outline").layout;
+        let needs = needs();
+        let fit = &fits(&needs, PUBLISHED[0].bytes + RESERVE + GIB)[0];
+        let layout = &needs[0].layout;
         assert!(fit.in_memory && fit.context < 1 << 20);
         assert!(layout.sequence_bytes(fit.context) as u64 <= GIB);
         assert!(layout.sequence_bytes(fit.context + 1) as u64 > GIB);
-        let small = &fits(8 * GIB)[0];
+        let small = &fits(&needs, 8 * GIB)[0];
         assert!(!small.in_memory && small.roofline.is_none() && small.context > 0);
     }
 }
