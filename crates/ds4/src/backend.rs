@@ -4,10 +4,13 @@ use std::sync::Arc;
 
 use anyhow::Context;
 use ds4_cpu::{CpuBackend, CpuOptions};
+use ds4_engine::{Engine, EngineError, EngineOptions};
 use ds4_model::reference::ReferenceBackend;
 use ds4_model::{Model, Numerics};
 
 use crate::args::{BackendArgs, BackendKind};
+use crate::exit::UsageError;
+use crate::model_source::LoadedModel;
 
 /// A backend of any kind; its users are generic over `ds4_model::Backend` and match here once.
 pub enum AnyBackend {
@@ -35,4 +38,22 @@ impl AnyBackend {
             }
         }
     }
+}
+
+/// Starts an engine for `loaded` on the backend that the arguments ask for.
+///
+/// # Errors
+/// The device cannot be used, or `--ctx` is out of range.
+pub fn start_engine(loaded: &LoadedModel, args: &BackendArgs, options: EngineOptions) -> anyhow::Result<Engine> {
+    let tokenizer = Arc::clone(&loaded.tokenizer);
+    let engine = match AnyBackend::open(Arc::clone(&loaded.model), args)? {
+        AnyBackend::Cpu(backend) => Engine::start(*backend, tokenizer, options),
+        AnyBackend::Reference(backend) => Engine::start(*backend, tokenizer, options),
+    };
+    engine.map_err(|error| match error {
+        EngineError::Option { option: "ctx", value, expected } => {
+            UsageError(format!("--ctx is {value}; it must be {expected}")).into()
+        }
+        error => error.into(),
+    })
 }

@@ -1,13 +1,16 @@
 //! The ds4 command line.
 
+mod answer;
 mod args;
 mod backend;
 mod catalog;
 mod commands;
 mod exit;
+mod follow;
 mod interrupt;
 mod model_source;
 mod npy;
+mod summary;
 mod terminal;
 mod units;
 
@@ -40,6 +43,7 @@ fn execute(command: &Command, started: Instant) -> anyhow::Result<Outcome> {
     ds4_gguf::truncation_guard::install().context("cannot watch mapped files")?;
     match command {
         Command::Run(args) => commands::run::execute(args, started),
+        Command::Chat(args) => commands::chat::execute(args),
         Command::Inspect(args) => commands::inspect::execute(args),
         Command::Bench(args) => commands::bench::execute(args),
         Command::Synth(args) => commands::synth::execute(args),

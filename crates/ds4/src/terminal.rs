@@ -67,6 +67,11 @@ fn is_dumb() -> bool {
 }
 
 impl Style {
+    /// Whether text is marked at all.
+    pub fn is_enabled(self) -> bool {
+        self.enabled
+    }
+
     /// Of less weight than the rest.
     pub fn dim(self, text: &str) -> Cow<'_, str> {
         self.wrap("2", text)

@@ -3,6 +3,7 @@
 //! Help, completions and the manual are generated from these types, and only from them.
 
 mod bench;
+mod chat;
 mod debug;
 mod doctor;
 mod inspect;
@@ -14,6 +15,7 @@ mod shell;
 mod synth;
 
 pub use bench::BenchArgs;
+pub use chat::ChatArgs;
 pub use debug::{DebugArgs, DebugCommand, LogitsArgs};
 pub use doctor::DoctorArgs;
 pub use inspect::InspectArgs;
@@ -38,6 +40,7 @@ const EXAMPLES: &str = "\
 Examples:
   ds4 run -p 'What is 12 + 30?'             ask the built-in demo model
   ds4 run -m v4-flash-q2.gguf -p 'Hello'    ask a real one
+  ds4 chat -m v4-flash-q2.gguf              talk with it
   git diff | ds4 run -m FILE --system 'Review this.' -p -
   ds4 inspect v4-flash-q2.gguf              look into a file
   ds4 bench --synthetic v4-flash-q2 --alias will the real model run well here?
@@ -60,6 +63,7 @@ pub struct Cli {
 #[derive(Debug, Subcommand)]
 pub enum Command {
     Run(Box<RunArgs>),
+    Chat(Box<ChatArgs>),
     Inspect(InspectArgs),
     /// Measure prefill and decode speed beside what the memory allows
     Bench(Box<BenchArgs>),

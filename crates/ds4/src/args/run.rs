@@ -3,9 +3,10 @@
 use std::path::PathBuf;
 
 use clap::{Args, ValueEnum};
-use ds4_chat::render::{Effort, Thinking};
+use ds4_chat::render::{Effort, Profile, Thinking};
 
 use super::{BackendArgs, ModelArgs, SamplingArgs};
+use crate::terminal::Stream;
 
 const ABOUT: &str = "Answer one prompt";
 
@@ -115,6 +116,21 @@ impl ThinkArg {
         }
     }
 
+    /// What to do when nothing is said: the demo model answers best at once, real models were made to think.
+    pub fn or_default(chosen: Option<ThinkArg>, is_demo: bool) -> ThinkArg {
+        chosen.unwrap_or(if is_demo { ThinkArg::Off } else { ThinkArg::High })
+    }
+
+    /// Its name on the command line.
+    pub fn name(self) -> &'static str {
+        match self {
+            ThinkArg::Off => "off",
+            ThinkArg::Low => "low",
+            ThinkArg::High => "high",
+            ThinkArg::Max => "max",
+        }
+    }
+
     /// What the prompt format calls it.
     pub fn thinking(self) -> Thinking {
         match self {
@@ -137,6 +153,17 @@ pub enum ShowThinking {
     Never,
 }
 
+impl ShowThinking {
+    /// Whether to show it now.
+    pub fn shows(self) -> bool {
+        match self {
+            ShowThinking::Auto => Stream::Error.is_terminal(),
+            ShowThinking::Always => true,
+            ShowThinking::Never => false,
+        }
+    }
+}
+
 /// The prompt format's variants.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum ProfileArg {
@@ -147,4 +174,15 @@ pub enum ProfileArg {
     /// The release 0731 and later ones
     #[value(name = "0731")]
     Release0731,
+}
+
+impl ProfileArg {
+    /// The variant to use for a model whose names say `named`.
+    pub fn resolve(self, named: Profile) -> Profile {
+        match self {
+            ProfileArg::Auto => named,
+            ProfileArg::Preview => Profile::Preview,
+            ProfileArg::Release0731 => Profile::Release0731,
+        }
+    }
 }

@@ -1,6 +1,7 @@
 //! How tokens are chosen.
 
 use clap::Args;
+use ds4_engine::StopMatcher;
 use ds4_engine::sampling::SamplingParams;
 
 /// Sampling options.
@@ -58,5 +59,19 @@ impl SamplingArgs {
             frequency_penalty: self.frequency_penalty,
             ..SamplingParams::default()
         }
+    }
+
+    /// Checks everything that can be checked without a model, and returns the matcher of the stop sequences.
+    ///
+    /// # Errors
+    /// A sentence that names the option.
+    pub fn check(&self) -> Result<StopMatcher, String> {
+        let option = |parameter: &str| match parameter {
+            "temperature" => "--temp".to_owned(),
+            "repetition_penalty" => "--repeat-penalty".to_owned(),
+            other => format!("--{}", other.replace('_', "-")),
+        };
+        self.params().validate(0).map_err(|error| format!("{}: {error}", option(error.field())))?;
+        StopMatcher::new(&self.stop).map_err(|error| format!("--stop: {error}"))
     }
 }

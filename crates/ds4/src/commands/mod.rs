@@ -1,6 +1,7 @@
 //! The commands, one module each.
 
 pub mod bench;
+pub mod chat;
 pub mod completions;
 pub mod debug;
 pub mod doctor;

@@ -12,9 +12,24 @@ use crate::terminal::{self, Stream, Style, printable};
 
 /// Shows tokens: the answer on standard output, the reasoning dimmed on standard error.
 pub struct Answer {
+    tokenizer: Arc<Tokenizer>,
     source: Source,
     stop: StopMatcher,
     screen: Screen,
+    said: Said,
+}
+
+/// What the model said, whether it was shown or not.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Said {
+    /// The reasoning.
+    pub reasoning: String,
+    /// The answer, up to a stop sequence.
+    pub content: String,
+    /// The tokens of both, without the control token that ended the turn.
+    pub tokens: Vec<u32>,
+    /// Whether a stop sequence ended the answer: the tokens then go on beyond it.
+    pub is_cut_by_stop: bool,
 }
 
 /// How tokens become text.
@@ -22,17 +37,17 @@ enum Source {
     /// Reasoning and answer, by the chat format.
     Chat(Box<TokenParser<Arc<Tokenizer>>>),
     /// Text and nothing else. Control tokens are not shown.
-    Raw(StreamDecoder<Arc<Tokenizer>>, Arc<Tokenizer>),
+    Raw(StreamDecoder<Arc<Tokenizer>>),
 }
 
 impl Answer {
     /// An answer to be parsed by `parser`, or raw text. `stop` ends the answer; the reasoning may contain it.
     pub fn new(tokenizer: Arc<Tokenizer>, parser: Option<Options>, stop: StopMatcher, show_reasoning: bool) -> Answer {
         let source = match parser {
-            Some(options) => Source::Chat(Box::new(TokenParser::new(tokenizer, options))),
-            None => Source::Raw(StreamDecoder::new(Arc::clone(&tokenizer)), tokenizer),
+            Some(options) => Source::Chat(Box::new(TokenParser::new(Arc::clone(&tokenizer), options))),
+            None => Source::Raw(StreamDecoder::new(Arc::clone(&tokenizer))),
         };
-        Answer { source, stop, screen: Screen::new(show_reasoning) }
+        Answer { tokenizer, source, stop, screen: Screen::new(show_reasoning), said: Said::default() }
     }
 
     /// Shows what the next token adds.
@@ -40,13 +55,22 @@ impl Answer {
     /// # Errors
     /// Standard output is closed or full.
     pub fn push(&mut self, id: u32) -> anyhow::Result<()> {
+        let is_control = self.tokenizer.is_control(id);
+        let mut ends_turn = false;
         let events = match &mut self.source {
-            Source::Chat(parser) => parser.push(id),
-            Source::Raw(decoder, tokenizer) => {
-                let text = if tokenizer.is_control(id) { decoder.finish() } else { decoder.push(id) };
+            Source::Chat(parser) => {
+                let events = parser.push(id);
+                ends_turn = is_control && parser.parser().should_stop();
+                events
+            }
+            Source::Raw(decoder) => {
+                let text = if is_control { decoder.finish() } else { decoder.push(id) };
                 vec![Event::Content(text)]
             }
         };
+        if !ends_turn {
+            self.said.tokens.push(id);
+        }
         self.show(events)
     }
 
@@ -66,20 +90,31 @@ impl Answer {
     pub fn finish(&mut self, stopped: bool) -> anyhow::Result<()> {
         let events = match &mut self.source {
             Source::Chat(parser) => parser.finish(if stopped { End::Stop } else { End::Length }),
-            Source::Raw(decoder, _) => vec![Event::Content(decoder.finish())],
+            Source::Raw(decoder) => vec![Event::Content(decoder.finish())],
         };
         self.show(events)?;
+        self.said.is_cut_by_stop = self.stop.matched().is_some();
         let rest = self.stop.finish();
+        self.said.content.push_str(&rest);
         self.screen.answer(&rest)?;
         self.screen.end()
+    }
+
+    /// What was said; complete after [`finish`](Self::finish).
+    pub fn into_said(self) -> Said {
+        self.said
     }
 
     fn show(&mut self, events: Vec<Event>) -> anyhow::Result<()> {
         for event in events {
             match event {
-                Event::Reasoning(text) => self.screen.reasoning(&text),
+                Event::Reasoning(text) => {
+                    self.said.reasoning.push_str(&text);
+                    self.screen.reasoning(&text);
+                }
                 Event::Content(text) => {
                     let text = self.stop.push(&text);
+                    self.said.content.push_str(&text);
                     self.screen.answer(&text)?;
                 }
                 // Without tools in the prompt, markup is content.

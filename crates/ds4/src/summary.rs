@@ -22,9 +22,24 @@ pub enum Ending {
     Interrupted,
 }
 
+/// Token counts and times of one answer.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Counts {
+    /// Tokens of the prompt.
+    pub prompt: usize,
+    /// How many of them were not computed again.
+    pub reused: usize,
+    /// Tokens sampled.
+    pub answer: usize,
+    /// From the start to the end of the prompt.
+    pub prefill: Duration,
+    /// From the first token to the last.
+    pub decode: Duration,
+}
+
 /// Counts and times of a run, measured here so that they are there after Ctrl-C as well.
 pub struct Summary {
-    process_started: Instant,
+    asked: Instant,
     context: usize,
     started: Option<(Started, Instant)>,
     prefilled: Option<Instant>,
@@ -34,17 +49,9 @@ pub struct Summary {
 }
 
 impl Summary {
-    /// A run that began with the process. `context` in tokens.
-    pub fn new(process_started: Instant, context: usize) -> Summary {
-        Summary {
-            process_started,
-            context,
-            started: None,
-            prefilled: None,
-            first_token: None,
-            last_token: None,
-            tokens: 0,
-        }
+    /// An answer that has been waited for since `asked`. `context` in tokens.
+    pub fn new(asked: Instant, context: usize) -> Summary {
+        Summary { asked, context, started: None, prefilled: None, first_token: None, last_token: None, tokens: 0 }
     }
 
     /// The engine began to compute.
@@ -72,10 +79,28 @@ impl Summary {
         self.started.as_ref().map_or(0, |(started, _)| started.seed)
     }
 
-    /// Prints the closing line to standard error.
-    pub fn print(&self, ending: Ending) {
+    /// Counts and times so far.
+    pub fn counts(&self) -> Counts {
+        let (prompt, reused, at) = match &self.started {
+            Some((started, at)) => (started.prompt_tokens, started.reused_tokens, Some(*at)),
+            None => (0, 0, None),
+        };
+        let between = |from: Option<Instant>, to: Option<Instant>| from.zip(to).map_or(Duration::ZERO, |(a, b)| b - a);
+        Counts {
+            prompt,
+            reused,
+            answer: self.tokens,
+            prefill: between(at, self.prefilled.or(self.first_token)),
+            decode: between(self.first_token, self.last_token),
+        }
+    }
+
+    /// Prints the closing line to standard error, with `more` at its end.
+    pub fn print(&self, ending: Ending, more: Option<String>) {
         let width = Stream::Error.width().unwrap_or(UNLIMITED);
-        let text = join_parts(&self.parts(ending), width);
+        let mut parts = self.parts(ending);
+        parts.extend(more);
+        let text = join_parts(&parts, width);
         let style = terminal::style(Stream::Error);
         for line in text.lines() {
             // Without standard error there is nobody to tell.
@@ -108,7 +133,7 @@ impl Summary {
         };
         parts.push(format!("answer {}{decode}", counted(self.tokens as u64, "token")));
         if let Some(first) = self.first_token {
-            let elapsed = first - self.process_started;
+            let elapsed = first - self.asked;
             parts.push(match elapsed.as_millis() {
                 ms if ms < 1000 => format!("first token after {ms} ms"),
                 _ => format!("first token after {:.1} s", elapsed.as_secs_f64()),
