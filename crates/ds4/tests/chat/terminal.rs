@@ -151,7 +151,8 @@ fn ctrl_c_stops_the_answer_and_not_the_program() {
     terminal.expect("about a fox.");
     terminal.expect(". ");
     terminal.press("\x03");
-    terminal.expect("interrupted");
+    let rest = terminal.expect("interrupted");
+    assert!(!rest.contains("^C"), "{rest}");
     terminal.expect("context ");
     terminal.expect("> ");
     terminal.enter("/undo");
@@ -184,6 +185,23 @@ fn ctrl_c_clears_the_line_and_leaves_when_pressed_twice() {
     terminal.expect("> ");
     terminal.press("\x03");
     assert_eq!(terminal.exit_code(), Some(0));
+}
+
+#[test]
+fn what_is_typed_during_an_answer_waits_for_the_prompt() {
+    let data = data();
+    let mut terminal = Terminal::start(&["--backend", "reference"], data.path());
+    terminal.enter("Tell me a story about a fox.");
+    terminal.expect("about a fox.");
+    terminal.expect(". ");
+    terminal.press("What is 7 times 8?");
+    let story = terminal.expect("context ");
+    assert!(!story.contains("times"), "{story}");
+    terminal.expect("> ");
+    terminal.press("\r");
+    terminal.expect("7 * 8 = 56");
+    terminal.expect("> ");
+    terminal.leave();
 }
 
 #[test]

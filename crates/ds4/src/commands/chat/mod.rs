@@ -1,6 +1,7 @@
 //! `ds4 chat`: a conversation.
 
 mod command;
+mod echo;
 mod editor;
 mod input;
 mod message;

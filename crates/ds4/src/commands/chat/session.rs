@@ -10,6 +10,7 @@ use ds4_chat::tokenizer::Tokenizer;
 use ds4_engine::{Engine, EngineError, Event, Generation, Request};
 
 use super::command::Command;
+use super::echo::NoEcho;
 use super::report;
 use super::saved;
 use super::stats::Stats;
@@ -258,6 +259,7 @@ impl<'a> Session<'a> {
         request.stop_tokens = self.tokenizer.special(Special::Eos).into_iter().collect();
         let mut generation = self.engine.submit(request).map_err(|error| self.refusal(error))?;
 
+        let _no_echo = NoEcho::new();
         let stop = self.args.sampling.check().map_err(UsageError)?;
         let parser = Some(prompt.parser);
         let mut answer = Answer::new(Arc::clone(&self.tokenizer), parser, stop, self.args.show_thinking.shows());
