@@ -1,0 +1,54 @@
+//! Health, metrics and properties. Nothing here waits for a generation.
+
+use axum::Router;
+use axum::extract::State;
+use axum::http::header;
+use axum::response::{IntoResponse, Response};
+use axum::routing::get;
+use serde_json::{Value, json};
+
+use crate::metrics;
+use crate::state::AppState;
+
+/// The routes of this file.
+pub fn routes() -> Router<AppState> {
+    Router::new()
+        .route("/", get(root))
+        .route("/health", get(health))
+        .route("/healthz", get(health))
+        .route("/metrics", get(metrics_text))
+        .route("/props", get(props))
+}
+
+/// A JSON response.
+pub(crate) fn json_response(body: &Value) -> Response {
+    ([(header::CONTENT_TYPE, "application/json")], body.to_string()).into_response()
+}
+
+async fn root() -> Response {
+    let text = "ds4 is running. Point clients of the OpenAI APIs at /v1, and clients of the Anthropic API at /.\n";
+    ([(header::CONTENT_TYPE, "text/plain; charset=utf-8")], text).into_response()
+}
+
+/// The server accepts connections only once the model is loaded, so whoever can ask gets this answer.
+async fn health() -> Response {
+    json_response(&json!({ "status": "ok" }))
+}
+
+async fn metrics_text(State(state): State<AppState>) -> Response {
+    ([(header::CONTENT_TYPE, metrics::CONTENT_TYPE)], state.metrics().encode()).into_response()
+}
+
+async fn props(State(state): State<AppState>) -> Response {
+    let (config, engine) = (state.config(), state.engine());
+    json_response(&json!({
+        "model": config.model_id,
+        "aliases": config.aliases,
+        "profile": format!("{:?}", state.profile()).to_lowercase(),
+        "n_ctx": engine.context(),
+        "parallel": engine.options().parallel,
+        "queue": engine.options().queue,
+        "build": concat!("ds4 ", env!("CARGO_PKG_VERSION")),
+        "replayable_turns": state.replay().len(),
+    }))
+}

@@ -1,0 +1,167 @@
+//! Reading a request's body.
+
+use axum::extract::{FromRequest, Request};
+use axum::http::{HeaderMap, header};
+use ds4_chat::json::Json;
+use http_body_util::BodyExt;
+use tokio::time::timeout;
+
+use crate::config::Limits;
+use crate::error::{ApiError, ErrorKind};
+use crate::state::{AppState, defect};
+
+/// A request's body, read as JSON. Integers in it keep all their digits, lone surrogates become U+FFFD, and of a
+/// repeated key the last value counts.
+#[derive(Debug)]
+pub struct JsonBody(pub Json);
+
+/// Bodies larger than this are parsed on a thread where that may take its time, in bytes.
+const LARGE: usize = 64 << 10;
+
+impl FromRequest<AppState> for JsonBody {
+    type Rejection = ApiError;
+
+    async fn from_request(request: Request, state: &AppState) -> Result<Self, ApiError> {
+        let (parts, body) = request.into_parts();
+        let media = media_of(&parts.headers)?;
+        let bytes = read(body, &parts.headers, &state.config().limits).await?;
+        if media == Media::Form && first_character(&bytes) != Some(b'{') {
+            return Err(media_type("application/x-www-form-urlencoded"));
+        }
+        let parsed = if bytes.len() > LARGE {
+            tokio::task::spawn_blocking(move || parse(&bytes)).await.map_err(|error| defect(&error))?
+        } else {
+            parse(&bytes)
+        };
+        let json = parsed?;
+        if let Some(trace) = state.trace() {
+            let body = json.to_string();
+            trace.line("request", serde_json::json!({ "path": parts.uri.path(), "body": body }));
+        }
+        Ok(Self(json))
+    }
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Media {
+    Json,
+    /// What some clients declare when nobody told them what they send.
+    Form,
+}
+
+fn media_of(headers: &HeaderMap) -> Result<Media, ApiError> {
+    let encoded = headers
+        .get_all(header::CONTENT_ENCODING)
+        .iter()
+        .find(|value| !value.as_bytes().eq_ignore_ascii_case(b"identity"));
+    if let Some(encoding) = encoded {
+        let message = format!("the content encoding {encoding:?} is not supported; send the body as it is");
+        return Err(ApiError::new(ErrorKind::MediaType, message));
+    }
+    let Some(value) = headers.get(header::CONTENT_TYPE) else { return Ok(Media::Json) };
+    let value = String::from_utf8_lossy(value.as_bytes()).to_ascii_lowercase();
+    let media = value.split(';').next().unwrap_or_default().trim();
+    match media {
+        "" | "application/json" | "text/json" | "text/plain" => Ok(Media::Json),
+        _ if media.ends_with("+json") => Ok(Media::Json),
+        "application/x-www-form-urlencoded" => Ok(Media::Form),
+        _ => Err(media_type(media)),
+    }
+}
+
+fn media_type(media: &str) -> ApiError {
+    let message =
+        format!("the content type {media:?} is not supported; send JSON with the content type application/json");
+    ApiError::new(ErrorKind::MediaType, message)
+}
+
+async fn read(mut body: axum::body::Body, headers: &HeaderMap, limits: &Limits) -> Result<Vec<u8>, ApiError> {
+    let too_large = || {
+        let message = format!("the request body is larger than {} bytes, the most that is accepted", limits.body_bytes);
+        ApiError::new(ErrorKind::TooLarge, message)
+    };
+    let declared = headers.get(header::CONTENT_LENGTH).and_then(|value| value.to_str().ok()?.parse::<u64>().ok());
+    if declared.is_some_and(|length| length > limits.body_bytes as u64) {
+        return Err(too_large());
+    }
+    let mut bytes = Vec::new();
+    loop {
+        let frame = timeout(limits.body_idle, body.frame()).await.map_err(|_| {
+            let message = format!("nothing came of the request body for {} seconds", limits.body_idle.as_secs());
+            ApiError::new(ErrorKind::RequestTimeout, message)
+        })?;
+        let Some(frame) = frame else { return Ok(bytes) };
+        let frame = frame.map_err(|error| {
+            ApiError::new(ErrorKind::Invalid, format!("the request body could not be read: {error}"))
+        })?;
+        if let Some(data) = frame.data_ref() {
+            if bytes.len() + data.len() > limits.body_bytes {
+                return Err(too_large());
+            }
+            bytes.extend_from_slice(data);
+        }
+    }
+}
+
+fn first_character(bytes: &[u8]) -> Option<u8> {
+    bytes.iter().copied().find(|byte| !byte.is_ascii_whitespace())
+}
+
+fn parse(bytes: &[u8]) -> Result<Json, ApiError> {
+    let bytes = bytes.strip_prefix(b"\xef\xbb\xbf").unwrap_or(bytes);
+    let text = std::str::from_utf8(bytes).map_err(|error| {
+        let at = error.valid_up_to();
+        ApiError::new(
+            ErrorKind::Invalid,
+            format!("the request body is not UTF-8: byte {at} does not begin or continue a character"),
+        )
+    })?;
+    if text.trim().is_empty() {
+        return Err(ApiError::new(ErrorKind::Invalid, "the request body is empty; send a JSON object"));
+    }
+    Json::parse(text).map_err(|error| ApiError::new(ErrorKind::Invalid, format!("the request body is {error}")))
+}
+
+#[cfg(test)]
+mod tests {
+    use axum::http::HeaderValue;
+
+    use super::*;
+
+    #[test]
+    fn content_types_are_those_of_real_clients() {
+        let media = |value: &'static str| {
+            let mut headers = HeaderMap::new();
+            headers.insert(header::CONTENT_TYPE, HeaderValue::from_static(value));
+            media_of(&headers).map_err(|error| error.kind)
+        };
+        for json in ["application/json", "Application/JSON; charset=utf-8", "text/plain", "application/vnd.api+json"] {
+            assert_eq!(media(json), Ok(Media::Json), "{json}");
+        }
+        assert_eq!(media("application/x-www-form-urlencoded"), Ok(Media::Form));
+        for other in ["multipart/form-data; boundary=x", "application/octet-stream", "image/png"] {
+            assert_eq!(media(other), Err(ErrorKind::MediaType), "{other}");
+        }
+        assert_eq!(media_of(&HeaderMap::new()).expect("no type is fine"), Media::Json);
+    }
+
+    #[test]
+    fn what_is_not_json_is_refused_and_what_javascript_sends_is_not() {
+        for (bytes, expected) in [
+            (b"".as_slice(), "empty"),
+            (b"  ", "empty"),
+            (b"{", "not valid JSON"),
+            (b"{} x", "not valid JSON"),
+            (b"{\"a\": NaN}", "not valid JSON"),
+            (b"{\"a\": \"\xff\"}", "not UTF-8: byte 7"),
+            (b"\xff\xfe{\x00}\x00", "not UTF-8: byte 0"),
+        ] {
+            let error = parse(bytes).expect_err(expected);
+            assert!(error.message.contains(expected), "{} should contain {expected}", error.message);
+        }
+        let deep = format!("{}{}", "[".repeat(10_000), "]".repeat(10_000));
+        assert!(parse(deep.as_bytes()).is_err());
+        let json = parse(b"\xef\xbb\xbf{\"a\": \"\\ud83d\", \"a\": \"\\ud83d!\"}").expect("legal");
+        assert_eq!(json.get("a").and_then(Json::as_str), Some("\u{fffd}!"));
+    }
+}

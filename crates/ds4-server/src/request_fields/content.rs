@@ -1,0 +1,122 @@
+//! Content of messages: a string, or parts of several types.
+
+use ds4_chat::conversation::{Block, Content};
+
+use crate::config::{ServerConfig, UnsupportedMedia};
+use crate::error::{ApiError, ErrorKind};
+use crate::fields::{Field, Object};
+
+/// The line that Claude Code puts in front of its system text. It differs from request to request, and would keep any
+/// two conversations from sharing a cached beginning.
+const BILLING_LINE: &str = "x-anthropic-billing-header";
+
+/// A system text without the first line if that is a billing line.
+pub fn without_billing_line(text: &str) -> &str {
+    if text.starts_with(BILLING_LINE) { text.split_once('\n').map_or("", |(_, rest)| rest) } else { text }
+}
+
+/// A string, or an array of parts of OpenAI's types.
+///
+/// # Errors
+/// Another type; a part without what its type needs; content that is refused.
+pub fn parts(field: &Field<'_>, config: &ServerConfig) -> Result<Content, ApiError> {
+    if let Some(text) = field.json().as_str() {
+        return Ok(Content::text(text));
+    }
+    if field.json().as_array().is_none() {
+        return Err(field.must_be("a string or an array of content parts"));
+    }
+    let parts = field.array()?;
+    Ok(Content(parts.iter().map(|field| part(field, config)).collect::<Result<_, _>>()?))
+}
+
+/// One part of OpenAI's types. Bare strings are accepted as text.
+///
+/// # Errors
+/// As [`parts`].
+pub fn part(field: &Field<'_>, config: &ServerConfig) -> Result<Block, ApiError> {
+    if let Some(text) = field.json().as_str() {
+        return Ok(Block::Text(text.to_owned()));
+    }
+    let object = field.object()?;
+    let kind = object.required("type")?;
+    match kind.str()? {
+        "text" | "input_text" | "output_text" => text(&object, "text"),
+        "refusal" => text(&object, "refusal"),
+        "image_url" | "input_image" | "image" => unsupported(field, "image", "Image", config),
+        "input_audio" | "audio" => Err(ApiError::unsupported(
+            ErrorKind::UnsupportedValue,
+            field.path(),
+            "audio input is not supported: this model reads text only",
+        )),
+        "file" | "input_file" | "document" => unsupported(field, "file", "document type: file", config),
+        "" => Err(kind.must_be("the type of the content part")),
+        // Agents cannot take back what they have in their history; the model is told that something was there.
+        other => unsupported(field, other, other, config),
+    }
+}
+
+fn text(object: &Object<'_>, name: &str) -> Result<Block, ApiError> {
+    Ok(Block::Text(object.required(name)?.str()?.to_owned()))
+}
+
+fn unsupported(field: &Field<'_>, what: &str, label: &str, config: &ServerConfig) -> Result<Block, ApiError> {
+    match config.unsupported_media {
+        UnsupportedMedia::Placeholder => Ok(Block::Unsupported(label.to_owned())),
+        UnsupportedMedia::Error => Err(ApiError::unsupported(
+            ErrorKind::UnsupportedValue,
+            field.path(),
+            format!("{what} input is not supported: this model reads text only"),
+        )),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use ds4_chat::json::Json;
+
+    use super::*;
+
+    fn read(json: &str, config: &ServerConfig) -> Result<String, (String, ErrorKind)> {
+        let json = Json::parse(json).expect("valid");
+        let object = Object::root(&json).expect("an object");
+        parts(&object.get("content").expect("there"), config)
+            .map(|content| content.to_text())
+            .map_err(|error| (error.param.unwrap_or_default(), error.kind))
+    }
+
+    #[test]
+    fn what_cannot_be_read_leaves_a_mark() {
+        let config = ServerConfig::default();
+        for (json, expected) in [
+            (r#"{"content": ""}"#, ""),
+            (r#"{"content": []}"#, ""),
+            (r#"{"content": [{"type": "text", "text": "a"}, {"type": "input_text", "text": "b"}]}"#, "a\n\nb"),
+            (r#"{"content": [{"type": "image_url", "image_url": {"url": "http://x"}}]}"#, "[Unsupported Image]"),
+        ] {
+            assert_eq!(read(json, &config).as_deref(), Ok(expected), "{json}");
+        }
+        let strict = ServerConfig { unsupported_media: UnsupportedMedia::Error, ..ServerConfig::default() };
+        let image = r#"{"content": ["x", {"type": "image_url", "image_url": {"url": "http://x"}}]}"#;
+        assert_eq!(read(image, &strict), Err(("content[1]".to_owned(), ErrorKind::UnsupportedValue)));
+        for (json, path) in [
+            (r#"{"content": 5}"#, "content"),
+            (r#"{"content": [null]}"#, "content[0]"),
+            (r#"{"content": [{"text": "a"}]}"#, "content[0].type"),
+            (r#"{"content": [{"type": "text"}]}"#, "content[0].text"),
+            (r#"{"content": [{"type": "text", "text": 5}]}"#, "content[0].text"),
+        ] {
+            assert_eq!(read(json, &config), Err((path.to_owned(), ErrorKind::Invalid)), "{json}");
+        }
+    }
+
+    #[test]
+    fn a_billing_line_is_dropped_from_the_front_only() {
+        assert_eq!(without_billing_line("x-anthropic-billing-header: a=b;\nYou are"), "You are");
+        assert_eq!(without_billing_line("x-anthropic-billing-header: a=b;"), "");
+        assert_eq!(
+            without_billing_line("You are\nx-anthropic-billing-header: a"),
+            "You are\nx-anthropic-billing-header: a"
+        );
+    }
+}
