@@ -9,8 +9,8 @@ use std::sync::Arc;
 
 use crate::reference::ReferenceBackend;
 use crate::rows::Wanted;
-use crate::state::SequenceState;
-use crate::{Backend, Buffer, Compute, Model, ModelError, Rows, Sublayer, forward};
+use crate::state::{OVERLAPPING_RATIO, SequenceState};
+use crate::{Backend, Buffer, Compute, KvPrecision, Model, ModelError, Rows, Sequence, Sublayer, forward};
 
 /// How one operation compared, over all layers.
 #[derive(Clone, Debug)]
@@ -47,44 +47,78 @@ const INT8_EXPERTS: f64 = 0.25;
 /// Share of choices (experts, compressed rows) that may differ where scores tie within float error.
 const CHOICES: f64 = 5e-3;
 
-/// Compares every operation of `backend` with the reference on pseudo-random tokens.
-///
-/// # Errors
-/// A failing device.
-pub fn compare<B: Backend>(backend: &mut B, model: &Arc<Model>, seed: u64) -> Result<Vec<Comparison>, ModelError> {
-    let config = model.config().clone();
-    let numerics = backend.numerics();
-    let mut reference = ReferenceBackend::new(Arc::clone(model), numerics.kv);
+/// A batch and the sequences before it, made with the reference once and used for any number of backends.
+pub struct Scenario {
+    model: Arc<Model>,
+    kv: KvPrecision,
+    rows: Rows,
+    sequences: Vec<Sequence>,
+}
 
-    // Sequences that end just before something happens, and one past the indexer's limit.
-    let deep = (config.idx_topk + 8) * crate::state::OVERLAPPING_RATIO + 1;
-    let lengths =
-        [(0, 7), (config.window - 1, 5), (config.page_tokens() - 2, 4), (deep.min(config.context_length - 1), 1)];
-    let mut tokens = Tokens { state: seed, vocab: config.n_vocab as u64 };
-    let mut expected_sequences = Vec::new();
-    let mut rows = Rows::new();
-    for (i, (before, new)) in lengths.into_iter().enumerate() {
-        let mut sequence = reference.new_sequence();
-        let prefix = tokens.take(before);
-        for part in prefix.chunks(256) {
-            let mut rows = Rows::new();
-            rows.push(0, sequence.len(), part, Wanted::None);
-            forward(&mut reference, &rows, &mut [&mut sequence])?;
+impl Scenario {
+    /// A scenario on pseudo-random tokens for backends that keep their cache in precision `kv`.
+    ///
+    /// # Errors
+    /// None on a valid model.
+    pub fn new(model: &Arc<Model>, kv: KvPrecision, seed: u64) -> Result<Self, ModelError> {
+        let config = model.config();
+        let mut reference = ReferenceBackend::new(Arc::clone(model), kv);
+        // Sequences that end just before something happens, and one past the indexer's limit.
+        let deep = (config.idx_topk + 8) * OVERLAPPING_RATIO + 1;
+        let lengths =
+            [(0, 7), (config.window - 1, 5), (config.page_tokens() - 2, 4), (deep.min(config.context_length - 1), 1)];
+        let mut tokens = Tokens { state: seed, vocab: config.n_vocab as u64 };
+        let mut sequences = Vec::new();
+        let mut rows = Rows::new();
+        for (i, (before, new)) in lengths.into_iter().enumerate() {
+            let mut sequence = reference.new_sequence();
+            for part in tokens.take(before).chunks(256) {
+                let mut rows = Rows::new();
+                rows.push(0, sequence.len(), part, Wanted::None);
+                forward(&mut reference, &rows, &mut [&mut sequence])?;
+            }
+            rows.push(i, before, &tokens.take(new), Wanted::Last);
+            sequences.push(sequence);
         }
-        rows.push(i, before, &tokens.take(new), Wanted::Last);
-        expected_sequences.push(sequence);
+        Ok(Self { model: Arc::clone(model), kv, rows, sequences })
     }
-    let mut sequences = expected_sequences.iter().map(|s| backend.import(s)).collect::<Result<Vec<_>, _>>()?;
 
-    let mut judge = Judge { backend, reference: &mut reference, found: Vec::new() };
+    /// Compares every operation of `backend` with the reference.
+    ///
+    /// # Errors
+    /// A failing device.
+    ///
+    /// # Panics
+    /// When the backend keeps its cache in another precision.
+    pub fn compare<B: Backend>(&self, backend: &mut B) -> Result<Vec<Comparison>, ModelError> {
+        assert_eq!(backend.numerics().kv, self.kv, "a scenario belongs to one cache precision");
+        let mut expected_sequences = self.sequences.clone();
+        let sequences = expected_sequences.iter().map(|s| backend.import(s)).collect::<Result<Vec<_>, _>>()?;
+        let mut reference = ReferenceBackend::new(Arc::clone(&self.model), self.kv);
+        compare(backend, &mut reference, &self.rows, sequences, &mut expected_sequences)
+    }
+}
+
+fn compare<B: Backend>(
+    backend: &mut B,
+    reference: &mut ReferenceBackend,
+    rows: &Rows,
+    mut sequences: Vec<B::Sequence>,
+    expected_sequences: &mut [Sequence],
+) -> Result<Vec<Comparison>, ModelError> {
+    let numerics = backend.numerics();
+    let config = reference.model().config().clone();
+    let has_compressor: Vec<bool> = reference.model().layers.iter().map(|layer| layer.compressor.is_some()).collect();
+    let has_indexer: Vec<bool> = reference.model().layers.iter().map(|layer| layer.indexer.is_some()).collect();
+
+    let mut judge = Judge { backend, reference, found: Vec::new() };
     let int8 = |exact: f64| if numerics.compute == Compute::Int8 { INT8 } else { exact };
-    judge.backend.begin(&rows)?;
-    judge.reference.begin(&rows)?;
-    judge.backend.embed(&rows)?;
-    judge.reference.embed(&rows)?;
+    judge.backend.begin(rows)?;
+    judge.reference.begin(rows)?;
+    judge.backend.embed(rows)?;
+    judge.reference.embed(rows)?;
     judge.values("embed", 0, Buffer::Streams, 0.0)?;
     for layer in 0..config.n_layer {
-        let tensors = &model.layers[layer];
         let mut theirs: Vec<&mut B::Sequence> = sequences.iter_mut().collect();
         let mut ours: Vec<_> = expected_sequences.iter_mut().collect();
 
@@ -95,26 +129,26 @@ pub fn compare<B: Backend>(backend: &mut B, model: &Arc<Model>, seed: u64) -> Re
         judge.both(|b| b.attn_in(layer), |r| r.attn_in(layer))?;
         judge.values("attn_in", layer, Buffer::QueryLatent, int8(EXACT))?;
         judge.values("attn_in", layer, Buffer::Kv, int8(EXACT))?;
-        if tensors.compressor.is_some() {
+        if has_compressor[layer] {
             judge.values("attn_in", layer, Buffer::CompressorKv, int8(EXACT))?;
             judge.values("attn_in", layer, Buffer::CompressorGate, int8(EXACT))?;
         }
-        if tensors.indexer.is_some() {
+        if has_indexer[layer] {
             for buffer in [Buffer::IndexerKv, Buffer::IndexerGate, Buffer::IndexerWeights] {
                 judge.values("attn_in", layer, buffer, int8(EXACT))?;
             }
         }
-        judge.both(|b| b.attn_q(layer, &rows), |r| r.attn_q(layer, &rows))?;
+        judge.both(|b| b.attn_q(layer, rows), |r| r.attn_q(layer, rows))?;
         judge.values("attn_q", layer, Buffer::QueryLatent, EXACT)?;
         judge.values("attn_q", layer, Buffer::Query, int8(EXACT))?;
-        if tensors.indexer.is_some() {
+        if has_indexer[layer] {
             judge.values("attn_q", layer, Buffer::IndexerQuery, int8(ROUNDED))?;
         }
-        judge.both(|b| b.kv_append(layer, &rows, &mut theirs), |r| r.kv_append(layer, &rows, &mut ours))?;
+        judge.both(|b| b.kv_append(layer, rows, &mut theirs), |r| r.kv_append(layer, rows, &mut ours))?;
         judge.values("kv_append", layer, Buffer::Kv, ROUNDED)?;
-        judge.both(|b| b.index_select(layer, &rows, &mut theirs), |r| r.index_select(layer, &rows, &mut ours))?;
+        judge.both(|b| b.index_select(layer, rows, &mut theirs), |r| r.index_select(layer, rows, &mut ours))?;
         judge.selections(layer, rows.len())?;
-        judge.both(|b| b.attend(layer, &rows, &mut theirs), |r| r.attend(layer, &rows, &mut ours))?;
+        judge.both(|b| b.attend(layer, rows, &mut theirs), |r| r.attend(layer, rows, &mut ours))?;
         judge.values("attend", layer, Buffer::Attended, ROUNDED)?;
         judge.both(|b| b.attn_out(layer), |r| r.attn_out(layer))?;
         judge.values("attn_out", layer, Buffer::Output, int8(EXACT))?;
@@ -125,7 +159,7 @@ pub fn compare<B: Backend>(backend: &mut B, model: &Arc<Model>, seed: u64) -> Re
         for buffer in [Buffer::Input, Buffer::Post, Buffer::Comb] {
             judge.values("hc_mix", layer, buffer, EXACT)?;
         }
-        judge.both(|b| b.route(layer, &rows), |r| r.route(layer, &rows))?;
+        judge.both(|b| b.route(layer, rows), |r| r.route(layer, rows))?;
         judge.choices(layer, config.n_expert_used)?;
         judge.values("route", layer, Buffer::ExpertWeights, int8(ROUNDED))?;
         judge.both(|b| b.moe(layer), |r| r.moe(layer))?;
@@ -134,11 +168,11 @@ pub fn compare<B: Backend>(backend: &mut B, model: &Arc<Model>, seed: u64) -> Re
         judge.both(|b| b.hc_merge(layer, Sublayer::Experts), |r| r.hc_merge(layer, Sublayer::Experts))?;
         judge.values("hc_merge", layer, Buffer::Streams, EXACT)?;
     }
-    judge.both(|b| b.head(&rows), |r| r.head(&rows))?;
+    judge.both(|b| b.head(rows), |r| r.head(rows))?;
     judge.values("head", config.n_layer, Buffer::Logits, int8(EXACT))?;
 
     let mut found = judge.found;
-    for (theirs, ours) in sequences.iter().zip(&expected_sequences) {
+    for (theirs, ours) in sequences.iter().zip(expected_sequences.iter()) {
         let theirs = backend.export(theirs)?;
         for (layer, error) in theirs.difference_by_layer(ours).into_iter().enumerate() {
             note(&mut found, "state", "rows and frontiers".to_owned(), layer, error, ROUNDED);

@@ -6,9 +6,9 @@
 use std::sync::Arc;
 
 use anyhow::Context;
-use ds4_model::conformance::{Comparison, compare};
+use ds4_model::conformance::{Comparison, Scenario};
 use ds4_model::rows::Wanted;
-use ds4_model::{Backend, Buffer, Compute, KvPrecision, Model, Numerics, Rows, forward};
+use ds4_model::{Backend, Buffer, Compute, KvPrecision, Numerics, Rows, forward};
 use serde::{Deserialize, Serialize};
 
 use crate::args::{BackendArgs, BackendKind};
@@ -110,34 +110,29 @@ pub fn run(args: &BackendArgs, interrupt: &Interrupt) -> anyhow::Result<Option<V
         BackendKind::Reference => &[Compute::F32],
         _ => &[Compute::F32, Compute::Int8],
     };
-    let modes: Vec<Numerics> = computes
-        .iter()
-        .flat_map(|&compute| [KvPrecision::Exact, KvPrecision::Model].map(|kv| Numerics { compute, kv }))
-        .collect();
-    let steps = modes.len() * golden.tokens.len();
+    let steps = 2 * computes.len() * golden.tokens.len();
     let progress = Progress::new("testing", steps as u64, Unit::Tokens);
     let mut results = Vec::new();
-    for numerics in modes {
-        let args = BackendArgs { compute: numerics.compute, kv_precision: numerics.kv, ..args.clone() };
-        let checks = match AnyBackend::open(Arc::clone(&model), &args)? {
-            AnyBackend::Cpu(mut backend) => check(&mut *backend, &model, &golden)?,
-            AnyBackend::Reference(mut backend) => check(&mut *backend, &model, &golden)?,
-        };
-        if interrupt.is_pressed() {
-            return Ok(None);
+    for kv in [KvPrecision::Exact, KvPrecision::Model] {
+        let scenario = Scenario::new(&model, kv, SEED)?;
+        for &compute in computes {
+            if interrupt.is_pressed() {
+                return Ok(None);
+            }
+            let args = BackendArgs { compute, kv_precision: kv, ..args.clone() };
+            let checks = match AnyBackend::open(Arc::clone(&model), &args)? {
+                AnyBackend::Cpu(mut backend) => check(&mut *backend, &scenario, &golden)?,
+                AnyBackend::Reference(mut backend) => check(&mut *backend, &scenario, &golden)?,
+            };
+            results.push(ModeResult { compute: compute.to_string(), kv_precision: kv.to_string(), checks });
+            progress.set((results.len() * golden.tokens.len()) as u64);
         }
-        results.push(ModeResult {
-            compute: numerics.compute.to_string(),
-            kv_precision: numerics.kv.to_string(),
-            checks,
-        });
-        progress.set((results.len() * golden.tokens.len()) as u64);
     }
     Ok(Some(results))
 }
 
-fn check<B: Backend>(backend: &mut B, model: &Arc<Model>, golden: &Golden) -> anyhow::Result<Vec<Check>> {
-    let mut checks: Vec<Check> = compare(backend, model, SEED)?.into_iter().map(Check::from).collect();
+fn check<B: Backend>(backend: &mut B, scenario: &Scenario, golden: &Golden) -> anyhow::Result<Vec<Check>> {
+    let mut checks: Vec<Check> = scenario.compare(backend)?.into_iter().map(Check::from).collect();
     checks.extend(check_logits(backend, golden)?);
     Ok(checks)
 }
