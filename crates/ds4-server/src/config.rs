@@ -12,6 +12,8 @@ pub struct ServerConfig {
     pub model_id: String,
     /// Further names in `/v1/models`. Any name is accepted in requests unless `strict_models` is set.
     pub aliases: Vec<String>,
+    /// `system_fingerprint` of answers: a stable name of the model file and the build.
+    pub fingerprint: String,
     /// Whether a request for a model of another name is refused.
     pub strict_models: bool,
     /// Keys of which a request must carry one. None: no key is needed.
@@ -42,6 +44,7 @@ impl Default for ServerConfig {
         Self {
             model_id: "deepseek-v4-flash".to_owned(),
             aliases: Vec::new(),
+            fingerprint: concat!("fp_ds4_", env!("CARGO_PKG_VERSION")).to_owned(),
             strict_models: false,
             api_keys: Vec::new(),
             cors: Vec::new(),

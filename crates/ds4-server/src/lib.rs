@@ -34,6 +34,8 @@
 mod admin;
 mod api;
 mod body;
+mod chat;
+mod completions;
 mod config;
 mod error;
 mod fields;
@@ -42,6 +44,7 @@ mod guard;
 mod ids;
 mod metrics;
 mod models;
+mod openai;
 mod paths;
 mod replay;
 mod request_fields;

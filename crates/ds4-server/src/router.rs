@@ -15,6 +15,8 @@ pub fn router(state: AppState) -> Router {
     Router::new()
         .merge(crate::admin::routes())
         .merge(crate::models::routes())
+        .merge(crate::chat::routes())
+        .merge(crate::completions::routes())
         .fallback(not_found)
         .method_not_allowed_fallback(method_not_allowed)
         .layer(middleware::from_fn_with_state(state.clone(), guard::guard))

@@ -110,6 +110,20 @@ impl AppState {
         self.0.started
     }
 
+    /// Names the model's weights and the build: with the same value, request and seed, the answer is the same.
+    pub fn fingerprint(&self) -> &str {
+        &self.0.config.fingerprint
+    }
+
+    /// Notes which fields of a request meant nothing.
+    pub(crate) fn trace_ignored(&self, fields: &[String]) {
+        if let Some(trace) = self.trace()
+            && !fields.is_empty()
+        {
+            trace.line("ignored", serde_json::json!({ "fields": fields }));
+        }
+    }
+
     /// The trace, if one is written.
     pub fn trace(&self) -> Option<&Trace> {
         self.0.trace.as_ref()

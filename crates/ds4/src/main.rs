@@ -6,8 +6,10 @@ mod backend;
 mod catalog;
 mod commands;
 mod exit;
+mod fit;
 mod follow;
 mod interrupt;
+mod machine;
 mod model_source;
 mod npy;
 mod summary;
@@ -44,6 +46,7 @@ fn execute(command: &Command, started: Instant) -> anyhow::Result<Outcome> {
     match command {
         Command::Run(args) => commands::run::execute(args, started),
         Command::Chat(args) => commands::chat::execute(args),
+        Command::Serve(args) => commands::serve::execute(args),
         Command::Inspect(args) => commands::inspect::execute(args),
         Command::Bench(args) => commands::bench::execute(args),
         Command::Synth(args) => commands::synth::execute(args),

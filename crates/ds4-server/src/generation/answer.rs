@@ -10,6 +10,7 @@ use ds4_chat::tokenizer::Tokenizer;
 use ds4_engine::Token;
 
 use super::event::{Delta, FinishReason, GenerationEvent, ScoredToken, TokenLogprob, Usage};
+use super::json_answer::JsonAnswer;
 use super::turn_text::{Place, TurnText};
 use crate::api::Api;
 use crate::ids::IdSource;
@@ -31,11 +32,13 @@ pub(super) struct Answer {
     /// Tokens whose text has not been told.
     untold: Untold,
     finish: Option<dsml::FinishReason>,
+    /// Leaves only JSON of the answer's text.
+    json: Option<JsonAnswer>,
 }
 
 impl Answer {
     /// An empty answer. `opening`: tokens of the turn that the prompt has already. `thinking`: whether the turn began with
-    /// reasoning.
+    /// reasoning. `json`: what is left of the text, where JSON was asked for.
     pub(super) fn new(
         tokenizer: Arc<Tokenizer>,
         ids: Arc<IdSource>,
@@ -43,6 +46,7 @@ impl Answer {
         text: TurnText,
         opening: Vec<u32>,
         thinking: bool,
+        json: Option<JsonAnswer>,
     ) -> Self {
         Self {
             eos: tokenizer.special(Special::Eos),
@@ -56,6 +60,7 @@ impl Answer {
             completion_tokens: 0,
             untold: Untold::default(),
             finish: None,
+            json,
         }
     }
 
@@ -84,6 +89,9 @@ impl Answer {
     pub(super) fn finish(&mut self, end: End, out: &mut VecDeque<GenerationEvent>) -> FinishReason {
         let events = self.text.finish(end);
         self.tell(events, out);
+        if let Some(rest) = self.json.take().map(JsonAnswer::finish) {
+            self.tell_text(rest, out);
+        }
         if let Some(stop) = self.text.stop_sequence() {
             return FinishReason::StopSequence(stop.to_owned());
         }
@@ -115,6 +123,13 @@ impl Answer {
         (is_whole && self.all_complete).then_some(self.turn)
     }
 
+    fn tell_text(&mut self, text: String, out: &mut VecDeque<GenerationEvent>) {
+        if !text.is_empty() {
+            self.turn.text.push_str(&text);
+            out.push_back(GenerationEvent::Text(self.untold.tell(text)));
+        }
+    }
+
     fn tell(&mut self, events: Vec<dsml::Event>, out: &mut VecDeque<GenerationEvent>) {
         for event in events {
             match event {
@@ -122,11 +137,14 @@ impl Answer {
                     self.turn.reasoning.push_str(&text);
                     out.push_back(GenerationEvent::Reasoning(self.untold.tell(text)));
                 }
-                dsml::Event::Content(text) if !text.is_empty() => {
-                    self.turn.text.push_str(&text);
-                    out.push_back(GenerationEvent::Text(self.untold.tell(text)));
+                dsml::Event::Reasoning(_) => {}
+                dsml::Event::Content(text) => {
+                    let text = match &mut self.json {
+                        Some(json) => json.push(&text),
+                        None => text,
+                    };
+                    self.tell_text(text, out);
                 }
-                dsml::Event::Reasoning(_) | dsml::Event::Content(_) => {}
                 dsml::Event::CallStart { index, name } => {
                     self.untold.clear();
                     let id = self.ids.call(self.call_prefix, index);

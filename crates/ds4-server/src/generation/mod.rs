@@ -10,6 +10,7 @@
 mod answer;
 mod event;
 mod guide;
+mod json_answer;
 mod prepare;
 mod request;
 mod stream;

@@ -1,6 +1,6 @@
 //! From a request to tokens: everything that can be refused before anything is computed.
 
-use ds4_chat::conversation::{Conversation, Message, ToolChoice};
+use ds4_chat::conversation::{Conversation, Message, ResponseFormat, ToolChoice};
 use ds4_chat::dsml::Options;
 use ds4_chat::render::{BoundaryKind, RenderOptions, RenderedPrompt, render};
 use ds4_chat::special::{Piece, Prompt, Special};
@@ -8,6 +8,7 @@ use ds4_chat::tokenizer::{Tokenizer, TokenizerError};
 use ds4_engine::{Request, StopMatcher};
 
 use super::guide::{DemandedCall, TurnGuide};
+use super::json_answer::JsonAnswer;
 use super::request::{ChatPrompt, GenerationRequest, PromptSource, default_max_tokens};
 use super::turn_text::TurnText;
 use crate::api::Api;
@@ -24,6 +25,8 @@ pub struct Prepared {
     pub(super) opening: Vec<u32>,
     /// Whether the turn begins with reasoning.
     pub(super) thinking: bool,
+    /// What is left of the answer, where JSON was asked for.
+    pub(super) json: Option<JsonAnswer>,
     replayed_turns: usize,
 }
 
@@ -88,6 +91,7 @@ pub(crate) fn prepare(state: &AppState, request: GenerationRequest) -> Result<Pr
         text: text(),
         opening: built.opening,
         thinking: built.thinking,
+        json: built.json,
         replayed_turns: built.replayed_turns,
     })
 }
@@ -100,6 +104,7 @@ struct Built {
     demand: Option<DemandedCall>,
     opening: Vec<u32>,
     thinking: bool,
+    json: Option<JsonAnswer>,
     default_max_tokens: usize,
     replayed_turns: usize,
 }
@@ -113,6 +118,7 @@ impl Default for Built {
             demand: None,
             opening: Vec::new(),
             thinking: false,
+            json: None,
             default_max_tokens: default_max_tokens(ds4_chat::render::Thinking::Off),
             replayed_turns: 0,
         }
@@ -135,6 +141,11 @@ fn chat_prompt(state: &AppState, api: Api, chat: ChatPrompt) -> Result<Built, Ap
         demand,
         opening,
         thinking,
+        json: match conversation.response_format {
+            ResponseFormat::Text => None,
+            ResponseFormat::JsonObject => Some(JsonAnswer::object()),
+            ResponseFormat::JsonSchema(_) => Some(JsonAnswer::value()),
+        },
         default_max_tokens: default_max_tokens(chat.thinking),
         replayed_turns,
     })

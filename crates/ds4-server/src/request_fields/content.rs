@@ -15,11 +15,20 @@ pub fn without_billing_line(text: &str) -> &str {
     if text.starts_with(BILLING_LINE) { text.split_once('\n').map_or("", |(_, rest)| rest) } else { text }
 }
 
+/// Whose content it is; it decides what is left of what cannot be read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Owner {
+    /// A message: the hosted service's words.
+    Message,
+    /// The result of a tool: the words of the model's reference encoder.
+    ToolResult,
+}
+
 /// A string, or an array of parts of OpenAI's types.
 ///
 /// # Errors
 /// Another type; a part without what its type needs; content that is refused.
-pub fn parts(field: &Field<'_>, config: &ServerConfig) -> Result<Content, ApiError> {
+pub fn parts(field: &Field<'_>, owner: Owner, config: &ServerConfig) -> Result<Content, ApiError> {
     if let Some(text) = field.json().as_str() {
         return Ok(Content::text(text));
     }
@@ -27,32 +36,37 @@ pub fn parts(field: &Field<'_>, config: &ServerConfig) -> Result<Content, ApiErr
         return Err(field.must_be("a string or an array of content parts"));
     }
     let parts = field.array()?;
-    Ok(Content(parts.iter().map(|field| part(field, config)).collect::<Result<_, _>>()?))
+    Ok(Content(parts.iter().map(|field| part(field, owner, config)).collect::<Result<_, _>>()?))
 }
 
 /// One part of OpenAI's types. Bare strings are accepted as text.
 ///
 /// # Errors
 /// As [`parts`].
-pub fn part(field: &Field<'_>, config: &ServerConfig) -> Result<Block, ApiError> {
+fn part(field: &Field<'_>, owner: Owner, config: &ServerConfig) -> Result<Block, ApiError> {
     if let Some(text) = field.json().as_str() {
         return Ok(Block::Text(text.to_owned()));
     }
     let object = field.object()?;
     let kind = object.required("type")?;
-    match kind.str()? {
+    let kind_name = kind.str()?;
+    let label = |official: &'static str| match owner {
+        Owner::Message => official.to_owned(),
+        Owner::ToolResult => kind_name.to_owned(),
+    };
+    match kind_name {
         "text" | "input_text" | "output_text" => text(&object, "text"),
         "refusal" => text(&object, "refusal"),
-        "image_url" | "input_image" | "image" => unsupported(field, "image", "Image", config),
+        "image_url" | "input_image" | "image" => unsupported(field, "image", label("Image"), config),
         "input_audio" | "audio" => Err(ApiError::unsupported(
             ErrorKind::UnsupportedValue,
             field.path(),
             "audio input is not supported: this model reads text only",
         )),
-        "file" | "input_file" | "document" => unsupported(field, "file", "document type: file", config),
+        "file" | "input_file" | "document" => unsupported(field, "file", label("document type: file"), config),
         "" => Err(kind.must_be("the type of the content part")),
         // Agents cannot take back what they have in their history; the model is told that something was there.
-        other => unsupported(field, other, other, config),
+        other => unsupported(field, other, other.to_owned(), config),
     }
 }
 
@@ -60,9 +74,9 @@ fn text(object: &Object<'_>, name: &str) -> Result<Block, ApiError> {
     Ok(Block::Text(object.required(name)?.str()?.to_owned()))
 }
 
-fn unsupported(field: &Field<'_>, what: &str, label: &str, config: &ServerConfig) -> Result<Block, ApiError> {
+fn unsupported(field: &Field<'_>, what: &str, label: String, config: &ServerConfig) -> Result<Block, ApiError> {
     match config.unsupported_media {
-        UnsupportedMedia::Placeholder => Ok(Block::Unsupported(label.to_owned())),
+        UnsupportedMedia::Placeholder => Ok(Block::Unsupported(label)),
         UnsupportedMedia::Error => Err(ApiError::unsupported(
             ErrorKind::UnsupportedValue,
             field.path(),
@@ -80,7 +94,7 @@ mod tests {
     fn read(json: &str, config: &ServerConfig) -> Result<String, (String, ErrorKind)> {
         let json = Json::parse(json).expect("valid");
         let object = Object::root(&json).expect("an object");
-        parts(&object.get("content").expect("there"), config)
+        parts(&object.get("content").expect("there"), Owner::Message, config)
             .map(|content| content.to_text())
             .map_err(|error| (error.param.unwrap_or_default(), error.kind))
     }

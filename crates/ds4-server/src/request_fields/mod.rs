@@ -1,11 +1,13 @@
 //! Reading what several APIs spell alike.
 
 mod content;
+mod history;
 mod sampling;
 mod thinking;
 mod tools;
 
-pub use content::{part, parts, without_billing_line};
+pub use content::{Owner, parts, without_billing_line};
+pub use history::check_history;
 pub use sampling::{MAX_TOKENS, logit_bias, sampling, stop};
 pub use thinking::{ThinkingFields, thinking};
 pub use tools::ToolList;

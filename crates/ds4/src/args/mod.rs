@@ -11,6 +11,7 @@ mod model;
 mod pull;
 mod run;
 mod sampling;
+mod serve;
 mod shell;
 mod synth;
 
@@ -23,6 +24,7 @@ pub use model::{BackendArgs, BackendKind, ModelArgs};
 pub use pull::PullArgs;
 pub use run::{ProfileArg, PromptArgs, RunArgs, ShowThinking, ThinkArg};
 pub use sampling::SamplingArgs;
+pub use serve::{MediaArg, ServeArgs};
 pub use shell::{CompletionsArgs, ManArgs};
 pub use synth::SynthArgs;
 
@@ -64,6 +66,7 @@ pub struct Cli {
 pub enum Command {
     Run(Box<RunArgs>),
     Chat(Box<ChatArgs>),
+    Serve(Box<ServeArgs>),
     Inspect(InspectArgs),
     /// Measure prefill and decode speed beside what the memory allows
     Bench(Box<BenchArgs>),

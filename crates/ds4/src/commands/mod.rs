@@ -9,4 +9,5 @@ pub mod inspect;
 pub mod man;
 pub mod pull;
 pub mod run;
+pub mod serve;
 pub mod synth;

@@ -1,0 +1,246 @@
+//! The request of a chat completion.
+
+use ds4_chat::conversation::{Conversation, Message, ResponseFormat, Tool, ToolChoice, TurnEnd};
+use ds4_chat::json::Json;
+
+use super::messages::messages;
+use crate::api::Api;
+use crate::config::ServerConfig;
+use crate::error::{ApiError, ErrorKind};
+use crate::fields::{Field, Object};
+use crate::generation::{ChatPrompt, ClientSampling, GenerationRequest, PromptSource};
+use crate::request_fields::{MAX_TOKENS, ThinkingFields, ToolList, logit_bias, sampling, stop, thinking};
+
+/// A chat request that is worth preparing.
+#[derive(Debug)]
+pub struct ChatRequest {
+    /// The model's name, to be echoed.
+    pub model: String,
+    /// What to generate.
+    pub generation: GenerationRequest,
+    /// Whether the answer is streamed.
+    pub stream: bool,
+    /// Whether the stream ends with a chunk for the usage.
+    pub include_usage: bool,
+    /// Whether the answer may have reasoning.
+    pub thinking: bool,
+    /// Whether log-probabilities are reported.
+    pub logprobs: bool,
+    /// Fields of the request that mean nothing here.
+    pub ignored: Vec<String>,
+}
+
+/// Fields that are known and have no effect on a server of one's own.
+const WITHOUT_EFFECT: [&str; 10] = [
+    "prediction",
+    "store",
+    "metadata",
+    "user",
+    "service_tier",
+    "prompt_cache_key",
+    "prompt_cache_retention",
+    "safety_identifier",
+    "verbosity",
+    "web_search_options",
+];
+
+impl ChatRequest {
+    /// Reads a request.
+    ///
+    /// # Errors
+    /// The first field that is wrong or asks for what the server does not do, by its path.
+    pub fn read(body: &Json, config: &ServerConfig) -> Result<Self, ApiError> {
+        let object = Object::root(body)?;
+        let model = object.get("model").map(|field| field.str()).transpose()?;
+        if model == Some("") {
+            return Err(ApiError::invalid("model", "model is an empty string; name a model or leave the field out"));
+        }
+        refuse_unsupported(&object)?;
+        let thinking = thinking(
+            &ThinkingFields {
+                thinking: object.get("thinking"),
+                think: object.get("think"),
+                effort: object.get("reasoning_effort"),
+                model: model.unwrap_or_default(),
+            },
+            config,
+        )?;
+        let tools = tools(&object, config)?;
+        let has_tools = !tools.is_empty();
+        let conversation = Conversation {
+            messages: messages(&object.required("messages")?, config)?,
+            tool_choice: tool_choice(&object)?,
+            response_format: response_format(&object)?,
+            tools,
+        };
+        check_prefix(&conversation)?;
+        let stream = flag(&object, "stream")?.unwrap_or(false);
+        let include_usage = include_usage(&object, stream)?;
+        let sampling = chat_sampling(&object)?;
+        let logprobs = sampling.logprobs.is_some();
+        // The later name wins.
+        let max_tokens = object.get("max_completion_tokens").or_else(|| object.get("max_tokens"));
+        let max_tokens = max_tokens.map(|field| field.integer(1, MAX_TOKENS)).transpose()?;
+        let stop = object.get("stop").map(|field| stop(&field)).transpose()?.unwrap_or_default();
+        let parallel = flag(&object, "parallel_tool_calls")?.unwrap_or(true);
+        for name in WITHOUT_EFFECT {
+            object.get(name);
+        }
+        let chat = ChatPrompt { single_call: has_tools && !parallel, ..ChatPrompt::new(conversation, thinking) };
+        Ok(Self {
+            model: model.unwrap_or(&config.model_id).to_owned(),
+            generation: GenerationRequest {
+                sampling,
+                max_tokens: max_tokens.and_then(|value| usize::try_from(value).ok()),
+                stop,
+                ..GenerationRequest::new(Api::Chat, PromptSource::Chat(chat))
+            },
+            stream,
+            include_usage,
+            thinking: thinking.is_on(),
+            logprobs,
+            ignored: object.unread(),
+        })
+    }
+}
+
+fn flag(object: &Object<'_>, name: &str) -> Result<Option<bool>, ApiError> {
+    object.get(name).map(|field| field.bool()).transpose()
+}
+
+fn refuse_unsupported(object: &Object<'_>) -> Result<(), ApiError> {
+    if let Some(n) = object.get("n")
+        && n.integer(1, 128)? != 1
+    {
+        let message = "n must be 1: this server gives one answer per request; send the request several times";
+        return Err(ApiError::unsupported(ErrorKind::UnsupportedValue, "n", message));
+    }
+    for (name, instead) in [("functions", "tools"), ("function_call", "tool_choice")] {
+        if object.get(name).is_some() {
+            let message = format!("{name} is not supported any more; use {instead}");
+            return Err(ApiError::unsupported(ErrorKind::UnsupportedParameter, name, message));
+        }
+    }
+    let wants_audio = object.get("modalities").is_some_and(|field| {
+        field.json().as_array().is_some_and(|kinds| kinds.iter().any(|kind| kind.as_str() == Some("audio")))
+    });
+    if wants_audio || object.get("audio").is_some() {
+        let message = "audio output is not supported: this model writes text only";
+        return Err(ApiError::unsupported(ErrorKind::UnsupportedParameter, "audio", message));
+    }
+    Ok(())
+}
+
+fn tools(object: &Object<'_>, config: &ServerConfig) -> Result<Vec<Tool>, ApiError> {
+    let mut list = ToolList::new(&config.limits);
+    let fields = object.get("tools").map(|field| field.array()).transpose()?.unwrap_or_default();
+    for field in &fields {
+        let tool = field.object()?;
+        let kind = tool.get("type");
+        match kind.as_ref().map(|kind| kind.str()).transpose()? {
+            None | Some("function") => {
+                let function = tool.required("function")?.object()?;
+                list.add(
+                    &function.required("name")?,
+                    function.get("description").as_ref(),
+                    function.get("parameters").as_ref(),
+                )?;
+            }
+            // Tools of other types are run by the service that invented them. The model is not told of them.
+            Some(_) => {}
+        }
+    }
+    Ok(list.into_tools())
+}
+
+fn tool_choice(object: &Object<'_>) -> Result<ToolChoice, ApiError> {
+    let Some(field) = object.get("tool_choice") else { return Ok(ToolChoice::Auto) };
+    if field.json().as_str().is_some() {
+        return tool_choice_mode(&field);
+    }
+    let choice = field.object()?;
+    let kind = choice.required("type")?;
+    match kind.str()? {
+        "function" => {
+            let name = match choice.get("function") {
+                Some(function) => function.object()?.required("name")?,
+                None => choice.required("name")?,
+            };
+            Ok(ToolChoice::Named(name.str()?.to_owned()))
+        }
+        // All tools stay visible, so that the prompt's beginning does not change from turn to turn.
+        "allowed_tools" => {
+            let allowed = choice.get("allowed_tools").map(|field| field.object()).transpose()?;
+            tool_choice_mode(&allowed.as_ref().unwrap_or(&choice).required("mode")?)
+        }
+        _ => Err(kind.must_be("\"function\" or \"allowed_tools\"")),
+    }
+}
+
+fn tool_choice_mode(field: &Field<'_>) -> Result<ToolChoice, ApiError> {
+    match field.str()? {
+        "none" => Ok(ToolChoice::None),
+        "auto" => Ok(ToolChoice::Auto),
+        "required" => Ok(ToolChoice::Required),
+        _ => Err(field.must_be("one of none, auto, required, or an object that names a function")),
+    }
+}
+
+fn response_format(object: &Object<'_>) -> Result<ResponseFormat, ApiError> {
+    let Some(field) = object.get("response_format") else { return Ok(ResponseFormat::Text) };
+    let format = field.object()?;
+    let kind = format.required("type")?;
+    match kind.str()? {
+        "text" => Ok(ResponseFormat::Text),
+        "json_object" => Ok(ResponseFormat::JsonObject),
+        "json_schema" => {
+            let schema = format.required("json_schema")?.object()?;
+            if let Some(strict) = schema.get("strict")
+                && strict.bool()?
+            {
+                let message = "strict is not supported: the schema is shown to the model, but its output is not \
+                               constrained to it; leave strict out and validate the answer";
+                return Err(ApiError::unsupported(ErrorKind::UnsupportedValue, strict.path(), message));
+            }
+            let schema = schema.required("schema")?;
+            schema.object()?;
+            Ok(ResponseFormat::JsonSchema(schema.json().clone()))
+        }
+        _ => Err(kind.must_be("one of text, json_object, json_schema")),
+    }
+}
+
+fn check_prefix(conversation: &Conversation) -> Result<(), ApiError> {
+    let is_continued =
+        matches!(conversation.messages.last(), Some(Message::Assistant(last)) if last.end == TurnEnd::Continued);
+    if is_continued && !(conversation.tools.is_empty() && conversation.response_format == ResponseFormat::Text) {
+        let path = format!("messages[{}].prefix", conversation.messages.len() - 1);
+        return Err(ApiError::invalid(path, "a message cannot be continued together with tools or a response_format"));
+    }
+    Ok(())
+}
+
+fn include_usage(object: &Object<'_>, stream: bool) -> Result<bool, ApiError> {
+    let Some(field) = object.get("stream_options") else { return Ok(false) };
+    if !stream {
+        return Err(field.refused("stream_options is only possible together with \"stream\": true"));
+    }
+    Ok(flag(&field.object()?, "include_usage")?.unwrap_or(false))
+}
+
+fn chat_sampling(object: &Object<'_>) -> Result<ClientSampling, ApiError> {
+    let mut sampling = sampling(object)?;
+    if let Some(field) = object.get("logit_bias") {
+        sampling.logit_bias = logit_bias(&field)?;
+    }
+    let wants = flag(object, "logprobs")?.unwrap_or(false);
+    sampling.logprobs = wants.then_some(0);
+    if let Some(field) = object.get("top_logprobs") {
+        let count = field.integer(0, 20)?;
+        if !wants {
+            return Err(field.refused("top_logprobs is only possible together with \"logprobs\": true"));
+        }
+        sampling.logprobs = usize::try_from(count).ok();
+    }
+    Ok(sampling)
+}
