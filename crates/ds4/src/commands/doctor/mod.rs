@@ -1,7 +1,5 @@
 //! `ds4 doctor`: what this machine can run, and whether it computes correctly.
 
-mod fit;
-mod machine;
 mod self_test;
 mod text;
 
@@ -12,12 +10,12 @@ use serde::Serialize;
 
 use crate::args::DoctorArgs;
 use crate::exit::{Outcome, output_error};
+use crate::fit::{self, Fit};
 use crate::interrupt::Interrupt;
+use crate::machine::Machine;
 use crate::model_source::ModelSource;
 use crate::terminal::{self, Stream};
 
-use fit::Fit;
-use machine::Machine;
 use self_test::ModeResult;
 
 /// Everything that was found.
@@ -45,7 +43,7 @@ pub fn execute(args: &DoctorArgs) -> anyhow::Result<Outcome> {
     let file = match &args.model.model {
         Some(path) => {
             let model = Model::new(ModelSource::from(&args.model).open()?)?;
-            Some(fit::of_model(path.display().to_string(), &model, kv, memory, bandwidth))
+            Some(fit::of_model(path.display().to_string(), &model, kv, memory, Some(bandwidth)))
         }
         None => None,
     };

@@ -1,9 +1,9 @@
 //! The report for people.
 
 use super::Report;
-use super::fit::{Fit, recommended};
-use super::machine::Machine;
 use super::self_test::{Check, ModeResult};
+use crate::fit::{Fit, recommended};
+use crate::machine::Machine;
 use crate::terminal::{Style, join_parts, printable};
 use crate::units::{bytes, counted, grouped, rate};
 

@@ -8,6 +8,8 @@ use serde::Serialize;
 
 use super::class::Class;
 use super::deep::DeepResult;
+use crate::fit::{self, Fit};
+use crate::machine::Memory;
 use crate::model_source::{check_vocabulary, tokenizer_of};
 
 /// Context lengths for which the memory is stated, in tokens.
@@ -40,6 +42,8 @@ pub struct Report {
     pub state: Vec<StateSize>,
     /// What decoding one token reads, if ds4 can run the file, at the model's own cache precision.
     pub reads: Vec<ReadsAt>,
+    /// Whether it fits this machine, if ds4 can run it, at the model's own cache precision.
+    pub fit: Option<Fit>,
     /// Every tensor, in file order.
     pub tensors: Vec<TensorLine>,
     /// What reading every block found, if that was asked for.
@@ -161,6 +165,7 @@ impl Report {
             classes: classes(tensors),
             state: config.as_ref().map(states).unwrap_or_default(),
             reads: model.as_ref().map(reads).unwrap_or_default(),
+            fit: model.as_ref().ok().map(fit_of),
             shape: config.ok().map(Shape::from),
             tensors: tensors.iter().map(TensorLine::from).collect(),
             deep: None,
@@ -171,6 +176,11 @@ impl Report {
     pub fn is_sound(&self) -> bool {
         self.runs && self.deep.as_ref().is_none_or(|deep| deep.bad_tensors.is_empty())
     }
+}
+
+/// How the model fits this machine as it is now. Its speed is not measured here.
+fn fit_of(model: &Model) -> Fit {
+    fit::of_model(model.gguf().name().to_owned(), model, KvPrecision::Model, Memory::look(), None)
 }
 
 /// A file may claim tensors of any size over the same bytes; a sum that does not fit stays at the top.

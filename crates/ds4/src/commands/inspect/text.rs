@@ -22,6 +22,7 @@ pub fn write(report: &Report, list_tensors: bool, width: usize, style: Style) ->
     }
     page.state(report);
     page.reads(report);
+    page.fit(report);
     page.verdict(report);
     page.text
 }
@@ -159,6 +160,23 @@ impl Page {
         self.line(&self.style.dim(&head));
         for reads in &report.reads {
             self.state_line(&context(reads.tokens), [reads.weight_bytes, reads.cache_bytes].into_iter().map(bytes));
+        }
+    }
+
+    fn fit(&mut self, report: &Report) {
+        let Some(fit) = &report.fit else { return };
+        self.heading("On this machine");
+        let weights = bytes(fit.bytes);
+        let context = counted(fit.context as u64, "token");
+        match fit.in_memory {
+            true => self.marked(true, &format!("the weights ({weights}) and {context} of context fit into memory")),
+            false => self.marked(
+                false,
+                &format!(
+                    "the weights ({weights}) are larger than the memory available now: parts of them are read from \
+                     disk for every token, which is slow"
+                ),
+            ),
         }
     }
 

@@ -8,8 +8,8 @@ use ds4_model::{KvPrecision, Model, ReadCost, StateLayout};
 use ds4_synth::{Shape, SynthOptions};
 use serde::Serialize;
 
-use super::machine::Memory;
 use crate::catalog::{Experts, PUBLISHED, Published};
+use crate::machine::Memory;
 
 /// Memory beside weights and conversations: activations of a prefill step, the program, the vocabulary.
 const RESERVE: u64 = 1 << 30;
@@ -50,7 +50,7 @@ struct Needs {
 }
 
 impl Fit {
-    fn new(needs: Needs, memory: Memory, bandwidth: f64) -> Fit {
+    fn new(needs: Needs, memory: Memory, bandwidth: Option<f64>) -> Fit {
         let beside_weights = memory.available.saturating_sub(needs.bytes.saturating_add(RESERVE));
         // One page: less than that holds no conversation.
         let in_memory = beside_weights > needs.layout.sequence_bytes(1) as u64;
@@ -64,7 +64,7 @@ impl Fit {
             state_bytes: needs.layout.sequence_bytes(context) as u64,
             read_bytes: needs.read_bytes,
             context_of_speed: CONTEXT.min(needs.longest),
-            roofline: in_memory.then(|| bandwidth / needs.read_bytes as f64),
+            roofline: bandwidth.filter(|_| in_memory).map(|bandwidth| bandwidth / needs.read_bytes as f64),
         }
     }
 }
@@ -83,8 +83,8 @@ fn longest_within(layout: &StateLayout, longest: usize, room: u64) -> usize {
     most
 }
 
-/// A model file on this machine.
-pub fn of_model(name: String, model: &Model, kv: KvPrecision, memory: Memory, bandwidth: f64) -> Fit {
+/// A model file on this machine; without a bandwidth, nothing is said of its speed.
+pub fn of_model(name: String, model: &Model, kv: KvPrecision, memory: Memory, bandwidth: Option<f64>) -> Fit {
     let layout = StateLayout::new(model.config(), kv);
     let longest = model.config().context_length;
     let read_bytes = ReadCost::of(model, &layout, CONTEXT.min(longest)).total();
@@ -96,7 +96,7 @@ pub fn of_model(name: String, model: &Model, kv: KvPrecision, memory: Memory, ba
 /// # Errors
 /// No temporary file can be made.
 pub fn of_published(kv: KvPrecision, memory: Memory, bandwidth: f64) -> anyhow::Result<Vec<Fit>> {
-    Ok(needs_of_published(kv)?.into_iter().map(|needs| Fit::new(needs, memory, bandwidth)).collect())
+    Ok(needs_of_published(kv)?.into_iter().map(|needs| Fit::new(needs, memory, Some(bandwidth))).collect())
 }
 
 fn needs_of_published(kv: KvPrecision) -> anyhow::Result<Vec<Needs>> {
@@ -159,7 +159,7 @@ mod tests {
 
     fn fits(needs: &[Needs], available: u64) -> Vec<Fit> {
         let memory = Memory { total: available, available, limit: None };
-        needs.iter().map(|needs| Fit::new(needs.clone(), memory, 100e9)).collect()
+        needs.iter().map(|needs| Fit::new(needs.clone(), memory, Some(100e9))).collect()
     }
 
     fn needs() -> Vec<Needs> {

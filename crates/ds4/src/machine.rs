@@ -79,6 +79,14 @@ impl Machine {
     }
 }
 
+impl Memory {
+    /// The memory of this machine as it is now.
+    pub fn look() -> Memory {
+        let refresh = RefreshKind::nothing().with_memory(MemoryRefreshKind::nothing().with_ram());
+        memory(&System::new_with_specifics(refresh))
+    }
+}
+
 fn memory(system: &System) -> Memory {
     let (total, available) = (system.total_memory(), system.available_memory());
     let group = system.cgroup_limits().filter(|group| group.total_memory < total);
