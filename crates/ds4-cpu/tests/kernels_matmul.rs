@@ -57,6 +57,97 @@ fn integer_products_equal_the_canonical_dot_on_every_instruction_set() {
     }
 }
 
+/// One activation row may take a path of its own: every number of blocks around its pieces (16 groups, 128 groups), rows
+/// around its sixteen, weights that lie at any address and end with their buffer.
+#[test]
+fn products_with_few_rows_equal_the_canonical_dot_on_every_instruction_set() {
+    let mut random = Random::new(8);
+    for ty in BLOCK_TYPES {
+        let mut all_cols = vec![256, 512, 1280, 3840, 4096, 4352, 4608, 8192 + 256];
+        if ty.block_len() == 32 {
+            all_cols.extend([32, 96, 480, 544, 1056, 4064, 4128, 4096 + 544]);
+        }
+        for cols in all_cols {
+            for out in [1, 5, 15, 16, 17, 33] {
+                let front = random.below(64);
+                let mut bytes = vec![0; front];
+                bytes.extend(random.weights(ty, out, cols));
+                bytes.shrink_to_fit();
+                let w = Matrix::new(ty, out, cols, &bytes[front..]).unwrap();
+                let x = random.activations(4 * cols);
+                let reference = Activations::quantize(&x, cols);
+                let dot = |(r, o)| quant::dot(ty, w.row(o), reference.row(r));
+                let expected: Vec<f32> = (0..4).flat_map(|r| (0..out).map(move |o| (r, o))).map(dot).collect();
+                for isa in Isa::available() {
+                    for n in 1..=4 {
+                        let actual = product_i8(isa, &w, &x[..n * cols]);
+                        assert_eq!(bits(&actual), bits(&expected[..n * out]), "{ty} [{out}, {cols}] x {n} on {isa}");
+                    }
+                }
+            }
+        }
+    }
+}
+
+/// Every row of the table and every sign code of IQ2_XXS, every scale and minimum of Q2_K, with activations that tell the
+/// elements apart.
+#[test]
+fn every_code_of_a_block_is_decoded_on_every_instruction_set() {
+    let cols = 256;
+    let mut random = Random::new(9);
+    let x: Vec<f32> = (0..cols).map(|i| ((i * 89 + 31) % 255) as f32 - 127.0).collect();
+    let reference = Activations::quantize(&x, cols);
+    for ty in BLOCK_TYPES {
+        for code in 0..=255u8 {
+            // The byte in every place but the scales of the blocks.
+            let mut bytes = random.weights(ty, 16, cols);
+            let scales = match ty {
+                TensorType::Q2_K => 80..84,
+                TensorType::Q4_K => 0..4,
+                TensorType::MXFP4 => 0..1,
+                _ => 0..2,
+            };
+            for block in bytes.chunks_exact_mut(ty.block_bytes()) {
+                for (i, byte) in block.iter_mut().enumerate() {
+                    *byte = if scales.contains(&i) { *byte } else { code.wrapping_add((i / 2 * 37) as u8) };
+                }
+            }
+            let w = Matrix::new(ty, 16, cols, &bytes).unwrap();
+            let expected: Vec<f32> = (0..16).map(|o| quant::dot(ty, w.row(o), reference.row(0))).collect();
+            for isa in Isa::available() {
+                assert_eq!(bits(&product_i8(isa, &w, &x)), bits(&expected), "{ty} {code:#x} on {isa}");
+            }
+        }
+    }
+}
+
+/// The exponent 255 once gave NaN in integer products, 2^127 everywhere else.
+#[test]
+fn the_ends_of_the_exponents_of_mxfp4_are_exponents() {
+    let (ty, cols) = (TensorType::MXFP4, 64);
+    let mut random = Random::new(10);
+    let x: Vec<f32> = random.activations(9 * cols).iter().map(|x| x * 1e-3).collect();
+    let reference = Activations::quantize(&x, cols);
+    for e in [0, 1, 2, 253, 254, 255] {
+        let mut bytes = random.weights(ty, 19, cols);
+        bytes.chunks_exact_mut(ty.block_bytes()).for_each(|block| block[0] = e);
+        let w = Matrix::new(ty, 19, cols, &bytes).unwrap();
+        let mut decoded = vec![0.0; cols];
+        quant::dequantize_row(ty, w.row(0), &mut decoded);
+        for isa in Isa::available() {
+            for n in [1, 9] {
+                let dot = |r: usize, o: usize| quant::dot(ty, w.row(o), reference.row(r));
+                let expected: Vec<f32> = (0..n * 19).map(|i| dot(i / 19, i % 19)).collect();
+                let actual = product_i8(isa, &w, &x[..n * cols]);
+                assert_eq!(bits(&actual), bits(&expected), "exponent {e}, {n} rows on {isa}");
+                assert!(actual.iter().all(|y| !y.is_nan()), "exponent {e}, {n} rows on {isa}");
+            }
+            let expected: Vec<f32> = vec![float_dot(&decoded, &x[..cols])];
+            assert_eq!(bits(&product_f32(isa, &w, &x[..cols])[..1]), bits(&expected), "exponent {e} on {isa}");
+        }
+    }
+}
+
 /// The extreme code of every format against the extreme activations: where narrow intermediate sums overflow.
 #[test]
 fn integer_products_are_exact_at_the_extremes() {

@@ -19,13 +19,12 @@ const fn biased_value(code: u8) -> u8 {
     if code < 8 { 12 + magnitude } else { 12 - magnitude }
 }
 
-/// `2^(e - 128)`; subnormal for `e` 0 and 1, not a number for the reserved 255.
+/// `2^(e - 128)`; subnormal for `e` 0 and 1. 255, which the standard reserves for NaN, is an exponent like any other.
 #[inline(always)]
 pub(crate) fn scale(e: u8) -> f32 {
     f32::from_bits(match e {
         0 => 0x0020_0000,
         1 => 0x0040_0000,
-        255 => 0x7fc0_0000,
         _ => (u32::from(e) - 1) << 23,
     })
 }

@@ -44,7 +44,5 @@ fn scale(e: __m512i) -> __m512 {
     // Subnormal for 0 and 1: bit 21 or 22.
     let small = _mm512_sllv_epi32(_mm512_set1_epi32(0x0020_0000), e);
     let bits = _mm512_mask_mov_epi32(bits, _mm512_cmple_epu32_mask(e, _mm512_set1_epi32(1)), small);
-    let nan = _mm512_set1_epi32(0x7fc0_0000);
-    let bits = _mm512_mask_mov_epi32(bits, _mm512_cmpeq_epi32_mask(e, _mm512_set1_epi32(255)), nan);
     _mm512_castsi512_ps(bits)
 }
