@@ -2,6 +2,8 @@
 
 use super::activation::{GROUP, QuantizedRow, QuantizedRows};
 use super::format;
+#[cfg(target_arch = "x86_64")]
+use super::gemv;
 use super::int_micro::{self, MAX_ROWS};
 use super::isa::Isa;
 use super::matrix::{Matrix, Rows};
@@ -48,6 +50,13 @@ pub fn matmul_i8(
         return;
     }
     assert_eq!(w.cols(), x.cols(), "weights and activations differ in length");
+    #[cfg(target_arch = "x86_64")]
+    if n == 1 {
+        let (from, to) = rows.get(0);
+        if gemv::multiply(isa, w, out_rows.clone(), x.row(from), y.row_mut(to)) {
+            return;
+        }
+    }
     TILE.with_borrow_mut(|tile| {
         let product = Product { isa, w, out_rows: out_rows.clone(), x, rows, n };
         // Few rows: finish one tile after the other, so that weights stream from memory in order. Many rows:

@@ -20,6 +20,8 @@ mod activation;
 mod aligned;
 mod float_micro;
 mod format;
+#[cfg(target_arch = "x86_64")]
+mod gemv;
 mod int_micro;
 mod isa;
 pub mod math;

@@ -1,0 +1,223 @@
+//! IQ2_XXS: blocks of 66 bytes, f16 `d` and eight groups of 8 bytes: four indices into a table of eight magnitudes,
+//! four 7-bit sign codes, and a 4-bit scale on top.
+//!
+//! A whole block at a time. The table's rows, two bits per magnitude, are 16-bit words in eight registers, so that a few
+//! permutations look 32 indices up, which takes half as long as loading 32 rows of bytes.
+
+// Arrays of registers are handled by index: iterator adapters are compiled without the vector extensions.
+#![allow(clippy::needless_range_loop)]
+
+use super::super::activation::{GROUP, QuantizedRow};
+use super::PREFETCH;
+use super::partial::{GROUPS, Partial, ROWS, floats, half_at, prefetch, turned};
+use ds4_gguf::quant::iq2_xxs_grid::GRID;
+use std::arch::x86_64::*;
+
+const BLOCK_BYTES: usize = 66;
+/// Where the groups begin.
+const CODES: usize = 2;
+/// Elements per block.
+const BLOCK: usize = 256;
+/// The magnitudes that two bits stand for; the fourth does not occur.
+const MAGNITUDES: [u8; 4] = [8, 25, 43, 0];
+
+/// [`GRID`] with two bits per magnitude, the first lowest.
+static PACKED: [u16; 256] = packed();
+
+const fn packed() -> [u16; 256] {
+    let mut packed = [0; 256];
+    let mut row = 0;
+    while row < 256 {
+        let mut k = 0;
+        while k < 8 {
+            let mut code = 0;
+            while MAGNITUDES[code] != GRID[row][k] {
+                code += 1;
+            }
+            packed[row] |= (code as u16) << (2 * k);
+            k += 1;
+        }
+        row += 1;
+    }
+    packed
+}
+
+/// Whether the processor has the instructions this needs beyond those of the AVX-512 set (Ice Lake and Zen 4 do).
+pub(super) fn is_offered() -> bool {
+    is_x86_feature_detected!("avx512vbmi") && is_x86_feature_detected!("gfni")
+}
+
+/// See [`super::Kernel`]: the first octets of a block's eight groups, then the second ones, and so on.
+pub(super) fn arrange(q: &[i8], to: &mut [i8]) {
+    for (q, to) in q.as_chunks::<BLOCK>().0.iter().zip(to.as_chunks_mut::<BLOCK>().0) {
+        let (q, to) = (q.as_chunks::<8>().0, to.as_chunks_mut::<8>().0);
+        for (i, to) in to.iter_mut().enumerate() {
+            *to = q[i % 8 * 4 + i / 8];
+        }
+    }
+}
+
+/// The 64 bytes of a register, from a rule for byte `i`.
+macro_rules! register {
+    ($i:ident => $rule:expr) => {{
+        let mut bytes = [0u8; 64];
+        let mut $i = 0;
+        while $i < 64 {
+            bytes[$i] = ($rule) as u8;
+            $i += 1;
+        }
+        bytes
+    }};
+}
+
+/// Even bytes: which byte of the groups is the index for word `i / 2`.
+static INDICES: [u8; 64] = register!(i => i / 8 * 8 + i % 8 / 2);
+/// For octet `o`: where the bits of element `i % 8` begin in the four words of a group.
+static CODE_BITS: [[u8; 64]; 4] = [
+    register!(i => 2 * (i % 8)),
+    register!(i => 16 + 2 * (i % 8)),
+    register!(i => 32 + 2 * (i % 8)),
+    register!(i => 48 + 2 * (i % 8)),
+];
+/// The magnitude that the lowest two bits stand for.
+static BY_CODE: [u8; 64] = register!(i => MAGNITUDES[i % 4]);
+/// Where the four sign codes of a group begin (twice).
+static SIGN_BITS: [u8; 64] = register!(i => 32 + 7 * (i % 4));
+/// Octet by octet instead of group by group.
+static BY_OCTET: [u8; 64] = register!(i => 8 * (i % 8) + i / 8);
+/// A matrix over bits: keeps the lower seven, and makes the eighth the parity of these.
+const WITH_PARITY: i64 = 0x0102_0408_1020_407f;
+
+/// See [`super::Kernel`]. Leaves 16 times the sum of every group plus its 4-bit scale, and the scale of every block.
+///
+/// # Safety
+/// As for [`super::Kernel::row`].
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512vnni,avx512vbmi,gfni")]
+pub(super) unsafe fn row(weights: &[u8], x: QuantizedRow<'_>, row: usize, partial: &mut Partial) {
+    let groups = x.d.len();
+    let blocks = groups / 8;
+    assert!(groups <= GROUPS && groups.is_multiple_of(8) && row < ROWS);
+    assert!(weights.len() == blocks * BLOCK_BYTES && x.q.len() == groups * GROUP);
+    let constants = Constants::load();
+    // The sums of two blocks without what stands between them.
+    let even = _mm512_setr_epi32(0, 2, 4, 6, 8, 10, 12, 14, 16, 18, 20, 22, 24, 26, 28, 30);
+    for block in (0..blocks).step_by(2) {
+        prefetch(weights.as_ptr().wrapping_add(block * BLOCK_BYTES + PREFETCH), 2 * BLOCK_BYTES);
+        // Of an odd last block, the register has the sums twice.
+        let mut sums = [_mm512_setzero_si512(); 2];
+        for i in 0..2 {
+            let block = (block + i).min(blocks - 1);
+            // SAFETY: block `block` of weights and activations exists.
+            let (d, sum) = unsafe {
+                let block_at = weights.as_ptr().add(block * BLOCK_BYTES);
+                (half_at(block_at), constants.sums(block_at.add(CODES), x.q.as_ptr().add(block * BLOCK)))
+            };
+            partial.d[block][row] = d;
+            sums[i] = sum;
+        }
+        let sums = _mm512_permutex2var_epi32(sums[0], even, sums[1]);
+        // SAFETY: `GROUPS` is a multiple of sixteen, so there is room for two blocks; the store needs no alignment.
+        unsafe { _mm512_storeu_si512(partial.sums[row].as_mut_ptr().add(8 * block).cast(), sums) };
+    }
+}
+
+/// The tables in registers.
+struct Constants {
+    tables: [__m512i; 8],
+    indices: __m512i,
+    code_bits: [__m512i; 4],
+    by_code: __m512i,
+    sign_bits: __m512i,
+    by_octet: __m512i,
+}
+
+impl Constants {
+    #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512vnni,avx512vbmi,gfni")]
+    #[inline]
+    fn load() -> Constants {
+        // SAFETY: 64 bytes; the load needs no alignment.
+        let bytes = |bytes: &[u8; 64]| unsafe { _mm512_loadu_si512(bytes.as_ptr().cast()) };
+        // SAFETY: 32 words; the load needs no alignment.
+        let table = |i: usize| unsafe { _mm512_loadu_si512(PACKED[32 * i..][..32].as_ptr().cast()) };
+        Constants {
+            tables: [table(0), table(1), table(2), table(3), table(4), table(5), table(6), table(7)],
+            indices: bytes(&INDICES),
+            code_bits: [bytes(&CODE_BITS[0]), bytes(&CODE_BITS[1]), bytes(&CODE_BITS[2]), bytes(&CODE_BITS[3])],
+            by_code: bytes(&BY_CODE),
+            sign_bits: bytes(&SIGN_BITS),
+            by_octet: bytes(&BY_OCTET),
+        }
+    }
+
+    /// The lower half of every 64 bits: 16 times the sum of a group plus its scale. The upper half is unspecified.
+    ///
+    /// # Safety
+    /// `groups` has the 64 bytes of a block's groups, `x` its 256 activations.
+    #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512vnni,avx512vbmi,gfni")]
+    #[inline]
+    unsafe fn sums(&self, groups: *const u8, x: *const i8) -> __m512i {
+        // SAFETY: the caller's promise; the load needs no alignment.
+        let groups = unsafe { _mm512_loadu_si512(groups.cast()) };
+        // The table's words for the 32 indices; six bits choose in a pair of registers, the other two the pair.
+        let index = _mm512_maskz_permutexvar_epi8(0x5555_5555_5555_5555, self.indices, groups);
+        let upper = _mm512_test_epi16_mask(index, _mm512_set1_epi16(0x40));
+        let above = _mm512_test_epi16_mask(index, _mm512_set1_epi16(0x80));
+        let look_up = |pair: usize| _mm512_permutex2var_epi16(self.tables[2 * pair], index, self.tables[2 * pair + 1]);
+        let words = _mm512_mask_blend_epi16(
+            above,
+            _mm512_mask_blend_epi16(upper, look_up(0), look_up(1)),
+            _mm512_mask_blend_epi16(upper, look_up(2), look_up(3)),
+        );
+        // A bit per element, 64 for each octet of the eight groups.
+        let signs = _mm512_multishift_epi64_epi8(self.sign_bits, groups);
+        let signs = _mm512_gf2p8affine_epi64_epi8::<0>(signs, _mm512_set1_epi64(WITH_PARITY));
+        let signs = _mm512_castsi512_si256(_mm512_permutexvar_epi8(self.by_octet, signs));
+        let signs = [
+            _mm256_extract_epi64::<0>(signs) as u64,
+            _mm256_extract_epi64::<1>(signs) as u64,
+            _mm256_extract_epi64::<2>(signs) as u64,
+            _mm256_extract_epi64::<3>(signs) as u64,
+        ];
+        // Two partial sums per group.
+        let mut sum = _mm512_setzero_si512();
+        for o in 0..4 {
+            let codes = _mm512_multishift_epi64_epi8(self.code_bits[o], words);
+            let magnitudes = _mm512_permutexvar_epi8(codes, self.by_code);
+            // SAFETY: the caller's promise; the load needs no alignment.
+            let x = unsafe { _mm512_loadu_si512(x.add(64 * o).cast()) };
+            let x = _mm512_mask_sub_epi8(x, signs[o], _mm512_setzero_si512(), x);
+            sum = _mm512_dpbusd_epi32(sum, magnitudes, x);
+        }
+        // A sum has at most 19 bits, so four more fit.
+        let sum = _mm512_slli_epi32::<4>(_mm512_add_epi32(sum, _mm512_srli_epi64::<32>(sum)));
+        _mm512_or_si512(sum, _mm512_srli_epi64::<60>(groups))
+    }
+}
+
+/// See [`super::Kernel`].
+///
+/// # Safety
+/// As for [`super::Kernel::finish`].
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512vnni")]
+pub(super) unsafe fn finish(partial: &Partial, d_x: &[f32], acc: &mut [f32; ROWS]) {
+    let (quarter, eighth) = (_mm512_set1_ps(0.25), _mm512_set1_ps(0.125));
+    // SAFETY: sixteen floats; the load needs no alignment.
+    let mut total = unsafe { _mm512_loadu_ps(acc.as_ptr()) };
+    for (part, d_x) in d_x.chunks(16).enumerate() {
+        let sums = turned(&partial.sums, part);
+        for (half, d_x) in d_x.as_chunks::<8>().0.iter().enumerate() {
+            let d = floats(&partial.d[2 * part + half]);
+            for (k, d_x) in d_x.iter().enumerate() {
+                let packed = sums[8 * half + k];
+                let s = _mm512_cvtepi32_ps(_mm512_and_si512(packed, _mm512_set1_epi32(15)));
+                // d (2 s + 1) / 8; only the product with the activations' scale is rounded.
+                let scale = _mm512_mul_ps(d, _mm512_fmadd_ps(s, quarter, eighth));
+                let scale = _mm512_mul_ps(scale, _mm512_set1_ps(*d_x));
+                let sum = _mm512_cvtepi32_ps(_mm512_srai_epi32::<4>(packed));
+                total = _mm512_fmadd_ps(sum, scale, total);
+            }
+        }
+    }
+    // SAFETY: as for the load.
+    unsafe { _mm512_storeu_ps(acc.as_mut_ptr(), total) };
+}

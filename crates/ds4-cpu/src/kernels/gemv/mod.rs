@@ -1,0 +1,119 @@
+//! Products with one activation row, straight from the weights' blocks: decoding a token reads every weight
+//! once, so this path is made to run at the speed of memory.
+//!
+//! Two passes over sixteen weight rows. The first takes one row after the other, in the order in which they lie in
+//! memory (a stream the processor fetches ahead of need), and leaves the exact integer sum of every group, with the
+//! scales as they are stored, in a [`Partial`]. The second turns the sums so that sixteen rows lie side by side and
+//! adds the groups up in order: sixteen chains of fused multiply-adds at once. The arithmetic is that of the tiles of
+//! [`matmul_i8`](super::matmul_i8()), bit for bit.
+//!
+//! Written for AVX-512; elsewhere, and for formats without a file here, the tiles do the work.
+
+mod iq2_xxs;
+mod partial;
+mod q2_k;
+mod q8_0;
+
+use super::activation::{GROUP, QuantizedRow};
+use super::aligned::AlignedVec;
+use super::isa::{Isa, Kind};
+use super::matrix::Matrix;
+use ds4_gguf::TensorType;
+use partial::{GROUPS, Partial, ROWS};
+use std::cell::RefCell;
+use std::ops::Range;
+
+/// How far ahead of the bytes in use the next ones are asked for. The processor does so by itself, but stops at the end
+/// of every page.
+const PREFETCH: usize = 2048;
+
+/// How a format is computed.
+#[derive(Clone, Copy)]
+struct Kernel {
+    /// Puts the activations' codes, of the same length, into the order in which the first pass reads them.
+    arrange: fn(&[i8], &mut [i8]),
+    /// First pass: the groups of one weight row, given its bytes, its arranged activations and its place in the
+    /// partial results.
+    ///
+    /// # Safety
+    /// The processor has the instructions that [`kernel`] asks for; the bytes are those of the activations' number of
+    /// groups (whole blocks, at most [`GROUPS`] groups), the row is below [`ROWS`].
+    row: unsafe fn(&[u8], QuantizedRow<'_>, usize, &mut Partial),
+    /// Second pass: continues the accumulators of the sixteen rows with the groups whose activation scales are given.
+    ///
+    /// # Safety
+    /// The processor has the instructions that [`kernel`] asks for; there are at most [`GROUPS`] groups.
+    finish: unsafe fn(&Partial, &[f32], &mut [f32; ROWS]),
+}
+
+/// What this processor has for weights of type `ty`.
+fn kernel(isa: Isa, ty: TensorType) -> Option<Kernel> {
+    if isa.kind() != Kind::Avx512 {
+        return None;
+    }
+    match ty {
+        TensorType::Q8_0 => Some(Kernel { arrange: q8_0::arrange, row: q8_0::row, finish: q8_0::finish }),
+        TensorType::Q2_K => Some(Kernel { arrange: q2_k::arrange, row: q2_k::row, finish: q2_k::finish }),
+        TensorType::IQ2_XXS if iq2_xxs::is_offered() => {
+            Some(Kernel { arrange: iq2_xxs::arrange, row: iq2_xxs::row, finish: iq2_xxs::finish })
+        }
+        _ => None,
+    }
+}
+
+/// Memory kept from call to call.
+struct Scratch {
+    partial: Box<Partial>,
+    /// The arranged codes of the activations.
+    arranged: AlignedVec<i8>,
+}
+
+thread_local! {
+    static SCRATCH: RefCell<Scratch> =
+        RefCell::new(Scratch { partial: Box::new(Partial::new()), arranged: AlignedVec::new() });
+}
+
+/// `y[i]` = row `out_rows.start + i` of `w` times `x`; `false`, and nothing done, where there is no such kernel.
+///
+/// # Panics
+/// Shapes do not fit.
+pub(super) fn multiply(isa: Isa, w: &Matrix<'_>, out_rows: Range<usize>, x: QuantizedRow<'_>, y: &mut [f32]) -> bool {
+    let Some(kernel) = kernel(isa, w.ty()) else { return false };
+    assert!(x.q.len() == w.cols() && out_rows.end <= w.rows() && out_rows.len() == y.len());
+    SCRATCH.with_borrow_mut(|Scratch { partial, arranged }| {
+        arranged.resize(w.cols());
+        (kernel.arrange)(x.q, arranged.as_mut_slice());
+        let x = QuantizedRow { q: arranged.as_slice(), ..x };
+        for (first, y) in out_rows.step_by(ROWS).zip(y.chunks_mut(ROWS)) {
+            let mut acc = [0.0; ROWS];
+            sixteen(kernel, w, first..first + y.len(), x, partial, &mut acc);
+            y.copy_from_slice(&acc[..y.len()]);
+        }
+    });
+    true
+}
+
+/// Up to sixteen weight rows times the activations (with arranged codes).
+fn sixteen(
+    kernel: Kernel,
+    w: &Matrix<'_>,
+    rows: Range<usize>,
+    x: QuantizedRow<'_>,
+    partial: &mut Partial,
+    acc: &mut [f32; ROWS],
+) {
+    assert!(rows.len() <= ROWS);
+    let bytes_to = |group: usize| group * GROUP / w.ty().block_len() * w.ty().block_bytes();
+    for first in (0..x.d.len()).step_by(GROUPS) {
+        let groups = (x.d.len() - first).min(GROUPS);
+        let x = x.slice(first, groups);
+        for (i, row) in rows.clone().enumerate() {
+            let bytes = &w.row(row)[bytes_to(first)..bytes_to(first + groups)];
+            // SAFETY: `kernel` found the instructions; the bytes are those of `groups` groups, which are whole blocks
+            // since `GROUPS` is, and at most `GROUPS`; `i` is below `ROWS`.
+            unsafe { (kernel.row)(bytes, x, i, partial) };
+        }
+        // SAFETY: as above. The places of rows beyond the last hold old numbers, whose results nobody reads.
+        unsafe { (kernel.finish)(partial, x.d, acc) };
+    }
+}

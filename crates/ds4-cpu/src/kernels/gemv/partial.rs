@@ -1,0 +1,94 @@
+//! What the first pass over sixteen weight rows leaves for the second.
+
+use std::arch::x86_64::*;
+
+/// Weight rows side by side: the 32-bit lanes of a register.
+pub(super) const ROWS: usize = 16;
+/// Most groups of 32 inputs per row at a time: a whole number of blocks of every format, few enough for the L1 cache.
+pub(super) const GROUPS: usize = 128;
+
+/// Integer sums per row and group, and scales as they are stored, sixteen rows side by side. What stands in a place that
+/// was not written is unspecified.
+#[repr(C, align(64))]
+pub(super) struct Partial {
+    /// The sum of a group, or that and more, as the format wishes.
+    pub sums: [[i32; GROUPS]; ROWS],
+    /// The sum of the minima of a group, in formats that have them.
+    pub min_sums: [[i32; GROUPS]; ROWS],
+    /// The f16 scale of a block.
+    pub d: [[u16; ROWS]; GROUPS],
+    /// The f16 scale of a block's minima.
+    pub dmin: [[u16; ROWS]; GROUPS],
+}
+
+impl Partial {
+    pub fn new() -> Partial {
+        Partial {
+            sums: [[0; GROUPS]; ROWS],
+            min_sums: [[0; GROUPS]; ROWS],
+            d: [[0; ROWS]; GROUPS],
+            dmin: [[0; ROWS]; GROUPS],
+        }
+    }
+}
+
+/// Sixteen groups, number `16 * part` and following, of all rows: the `i`-th register has group `i`, a row per lane.
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512vnni")]
+#[inline]
+pub(super) fn turned(sums: &[[i32; GROUPS]; ROWS], part: usize) -> [__m512i; 16] {
+    assert!(part < GROUPS / 16);
+    let mut quads = [[_mm512_setzero_si512(); 4]; 4];
+    for (i, quad) in quads.iter_mut().enumerate() {
+        // SAFETY: groups `16 part..16 part + 16` exist in every row; the load needs no alignment.
+        let load = |k: usize| unsafe { _mm512_loadu_si512(sums[4 * i + k].as_ptr().add(16 * part).cast()) };
+        let (r0, r1, r2, r3) = (load(0), load(1), load(2), load(3));
+        let (low, low2) = (_mm512_unpacklo_epi32(r0, r1), _mm512_unpacklo_epi32(r2, r3));
+        let (high, high2) = (_mm512_unpackhi_epi32(r0, r1), _mm512_unpackhi_epi32(r2, r3));
+        // The 128-bit lane l of the e-th register: group 4 l + e of four rows.
+        *quad = [
+            _mm512_unpacklo_epi64(low, low2),
+            _mm512_unpackhi_epi64(low, low2),
+            _mm512_unpacklo_epi64(high, high2),
+            _mm512_unpackhi_epi64(high, high2),
+        ];
+    }
+    let mut groups = [_mm512_setzero_si512(); 16];
+    for e in 0..4 {
+        let low = _mm512_shuffle_i32x4::<0x44>(quads[0][e], quads[1][e]);
+        let low2 = _mm512_shuffle_i32x4::<0x44>(quads[2][e], quads[3][e]);
+        let high = _mm512_shuffle_i32x4::<0xee>(quads[0][e], quads[1][e]);
+        let high2 = _mm512_shuffle_i32x4::<0xee>(quads[2][e], quads[3][e]);
+        groups[e] = _mm512_shuffle_i32x4::<0x88>(low, low2);
+        groups[4 + e] = _mm512_shuffle_i32x4::<0xdd>(low, low2);
+        groups[8 + e] = _mm512_shuffle_i32x4::<0x88>(high, high2);
+        groups[12 + e] = _mm512_shuffle_i32x4::<0xdd>(high, high2);
+    }
+    groups
+}
+
+/// Sixteen half-precision numbers as floats.
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512vnni")]
+#[inline]
+pub(super) fn floats(halves: &[u16; ROWS]) -> __m512 {
+    // SAFETY: 32 bytes; the load needs no alignment.
+    _mm512_cvtph_ps(unsafe { _mm256_loadu_si256(halves.as_ptr().cast()) })
+}
+
+/// The 16-bit number at the start of `bytes`.
+///
+/// # Safety
+/// Two bytes can be read.
+#[inline(always)]
+pub(super) unsafe fn half_at(bytes: *const u8) -> u16 {
+    // SAFETY: the caller's promise.
+    unsafe { bytes.cast::<u16>().read_unaligned() }
+}
+
+/// Asks for the cache lines of `len` bytes from `at` to be fetched; they need not exist.
+#[inline(always)]
+pub(super) fn prefetch(at: *const u8, len: usize) {
+    for line in 0..len.div_ceil(64) {
+        // SAFETY: a hint about an address, which is not read.
+        unsafe { _mm_prefetch::<_MM_HINT_T0>(at.wrapping_add(64 * line).cast()) };
+    }
+}
