@@ -244,3 +244,113 @@ fn chat_sampling(object: &Object<'_>) -> Result<ClientSampling, ApiError> {
     }
     Ok(sampling)
 }
+
+#[cfg(test)]
+mod tests {
+    use ds4_chat::render::{Profile, RenderOptions, render};
+
+    use super::*;
+
+    fn prompt_of(body: &Json) -> Result<String, ApiError> {
+        let request = ChatRequest::read(body, &ServerConfig::default())?;
+        let PromptSource::Chat(chat) = request.generation.prompt else { unreachable!("chat requests are chats") };
+        let options =
+            RenderOptions { profile: Profile::Release0731, thinking: chat.thinking, ..RenderOptions::default() };
+        let rendered =
+            render(&chat.conversation, &options).map_err(|error| ApiError::from_render(&error, Api::Chat))?;
+        Ok(rendered.prompt.to_display_string())
+    }
+
+    /// Requests on which we differ from the hosted service, on purpose.
+    const DIFFERENT: [(&str, &str); 8] = [
+        ("developer role", "agents send it"),
+        ("tool result missing", "the last assistant turn may have unanswered calls"),
+        ("tool_calls empty", "clients send it beside content"),
+        ("file part", "our words for a file"),
+        ("regex", "no such constraint"),
+        ("last assistant without prefix", "it keeps its empty reasoning, as with the model's reference encoder"),
+        ("tools required while thinking", "the call is forced after the reasoning"),
+        ("strict tool", "the schema is shown as the client wrote it"),
+    ];
+
+    /// The same prompt as the hosted service's own library makes, and an error where it has one.
+    #[test]
+    fn prompts_are_those_of_the_official_library() {
+        let text = String::from_utf8(ds4_testdata::bytes("api/official_requests.json")).expect("UTF-8");
+        let cases = Json::parse(&text).expect("valid");
+        let mut compared = 0;
+        for case in cases.get("cases").and_then(Json::as_array).expect("cases") {
+            let field = |name: &str| case.get(name).and_then(Json::as_str).unwrap_or_default();
+            let (id, note) = (field("id"), field("note"));
+            if field("protocol") != "chat" || DIFFERENT.iter().any(|(other, _)| *other == note) {
+                continue;
+            }
+            let body = case.get("body").expect("a body");
+            let ours = prompt_of(body);
+            match case.get("ok").and_then(|ok| ok.get("prompt")) {
+                Some(prompt) => assert_eq!(Some(ours.expect(id).as_str()), prompt.as_str(), "{id} {note}"),
+                None => assert!(ours.is_err(), "{id} {note}: {ours:?}"),
+            }
+            compared += 1;
+        }
+        assert!(compared > 40, "only {compared} cases");
+    }
+
+    #[test]
+    fn every_refusal_names_the_field() {
+        for (fields, param) in [
+            (r#""messages": []"#, "messages"),
+            (r#""messages": {}"#, "messages"),
+            (r#""messages": [[]]"#, "messages[0]"),
+            (r#""messages": [{"role": "user", "content": null}]"#, "messages[0].content"),
+            (r#""messages": [{"role": "", "content": "x"}]"#, "messages[0].role"),
+            (r#""messages": [{"role": "assistant"}]"#, "messages[0].content"),
+            (
+                r#""messages": [{"role": "assistant", "content": "", "tool_calls": [{}]}]"#,
+                "messages[0].tool_calls[0].function",
+            ),
+            (r#""n": 2"#, "n"),
+            (r#""functions": []"#, "functions"),
+            (r#""audio": {}"#, "audio"),
+            (r#""model": """#, "model"),
+            (r#""model": 5"#, "model"),
+            (r#""max_tokens": 0"#, "max_tokens"),
+            (r#""max_completion_tokens": 393217"#, "max_completion_tokens"),
+            (r#""stream": "yes""#, "stream"),
+            (r#""stream_options": {}"#, "stream_options"),
+            (r#""top_logprobs": 3"#, "top_logprobs"),
+            (r#""logprobs": true, "top_logprobs": 21"#, "top_logprobs"),
+            (r#""tools": [[]]"#, "tools[0]"),
+            (r#""tools": [{"type": "function", "function": {"name": ""}}]"#, "tools[0].function.name"),
+            (r#""tools": [{"type": "function", "function": {"name": "a\">"}}]"#, "tools[0].function.name"),
+            (
+                r#""tools": [{"type": "function", "function": {"name": "f", "parameters": []}}]"#,
+                "tools[0].function.parameters",
+            ),
+            (r#""tool_choice": "always""#, "tool_choice"),
+            (
+                r#""response_format": {"type": "json_schema", "json_schema": {"schema": {}, "strict": true}}"#,
+                "response_format.json_schema.strict",
+            ),
+        ] {
+            let messages = r#""messages": [{"role": "user", "content": "x"}]"#;
+            let body = if fields.starts_with(r#""messages""#) {
+                format!("{{{fields}}}")
+            } else {
+                format!("{{{messages}, {fields}}}")
+            };
+            let error =
+                ChatRequest::read(&Json::parse(&body).expect(&body), &ServerConfig::default()).expect_err(&body);
+            assert_eq!(error.param.as_deref(), Some(param), "{body}: {error}");
+            assert_eq!(error.kind.status(), 400);
+        }
+    }
+
+    #[test]
+    fn what_means_nothing_is_named_for_the_trace() {
+        let body = r#"{"messages": [{"role": "user", "content": "x"}], "store": true, "frobnicate": 1, "user": "u"}"#;
+        let request =
+            ChatRequest::read(&Json::parse(body).expect("valid"), &ServerConfig::default()).expect("accepted");
+        assert_eq!(request.ignored, ["frobnicate"]);
+    }
+}

@@ -1,0 +1,6 @@
+//! The server over real connections.
+
+mod chat;
+mod completions;
+mod refusals;
+mod support;
