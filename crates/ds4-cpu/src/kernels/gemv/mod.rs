@@ -23,9 +23,10 @@ use partial::{GROUPS, Partial, ROWS};
 use std::cell::RefCell;
 use std::ops::Range;
 
-/// How far ahead of the bytes in use the next ones are asked for. The processor does so by itself, but stops at the end
-/// of every page.
-const PREFETCH: usize = 2048;
+/// How far ahead of the bytes in use the next ones are asked for, into the L2 cache: the processor does the rest of the
+/// way by itself, but stops at the end of every page. Measured on Zen 4 with Q8_0: 17 GB/s per thread, 14 without, 15
+/// with half the distance, and 11 (less than without) when into the L1 cache.
+const PREFETCH: usize = 8192;
 
 /// How a format is computed.
 #[derive(Clone, Copy)]
