@@ -8,6 +8,7 @@ use tokio::time::timeout;
 
 use crate::config::Limits;
 use crate::error::{ApiError, ErrorKind};
+use crate::router::RequestId;
 use crate::state::{AppState, defect};
 
 /// A request's body, read as JSON. Integers in it keep all their digits, lone surrogates become U+FFFD, and of a
@@ -35,8 +36,9 @@ impl FromRequest<AppState> for JsonBody {
         };
         let json = parsed?;
         if let Some(trace) = state.trace() {
-            let body = json.to_string();
-            trace.line("request", serde_json::json!({ "path": parts.uri.path(), "body": body }));
+            let id = parts.extensions.get::<RequestId>().map(|id| id.0.as_str());
+            let fields = serde_json::json!({ "request_id": id, "path": parts.uri.path(), "body": json.to_string() });
+            trace.line("request", fields);
         }
         Ok(Self(json))
     }

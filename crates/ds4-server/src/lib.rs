@@ -9,9 +9,9 @@
 //!
 //! Each API has a folder of its own with its routes, its request, its response and its stream. It shares:
 //!
-//! - [`JsonBody`](body::JsonBody), the extractor of a request's body: an exact [`ds4_chat::json::Json`], every way to be wrong refused;
-//! - [`fields`], to read values with their paths: `object.get("top_p").map(|f| f.number(0.0, 1.0)).transpose()?`;
-//! - [`request_fields`], for what several APIs spell alike: thinking and effort, tools, stop sequences, text parts;
+//! - `body::JsonBody`, the extractor of a request's body: an exact [`ds4_chat::json::Json`], every way to be wrong refused;
+//! - `fields`, to read values with their paths: `object.get("top_p").map(|f| f.number(0.0, 1.0)).transpose()?`;
+//! - `request_fields`, for what several APIs spell alike: thinking and effort, tools, stop sequences, text parts;
 //! - [`ApiError`], which an endpoint returns; the router writes its body in the family's shape;
 //! - [`generation`], the core:
 //!
@@ -50,7 +50,7 @@ mod replay;
 mod request_fields;
 mod router;
 mod serve;
-mod sse;
+pub mod sse;
 mod state;
 mod trace;
 

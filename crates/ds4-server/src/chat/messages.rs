@@ -81,7 +81,8 @@ fn assistant(object: &Object<'_>, config: &ServerConfig) -> Result<AssistantMess
     let calls = object.get("tool_calls").map(|field| field.array()).transpose()?.unwrap_or_default();
     let tool_calls = calls.iter().map(tool_call).collect::<Result<Vec<_>, _>>()?;
     let continued = object.get("prefix").map(|field| field.bool()).transpose()?.unwrap_or(false);
-    if content.is_none() && tool_calls.is_empty() && !(continued && !reasoning.is_empty()) {
+    let continues_reasoning = continued && !reasoning.is_empty();
+    if content.is_none() && tool_calls.is_empty() && !continues_reasoning {
         let path = object.path_of("content");
         let message = format!("{} is an assistant message with neither content nor tool_calls", object.path());
         return Err(ApiError::invalid(path, message));

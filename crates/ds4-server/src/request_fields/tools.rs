@@ -61,11 +61,6 @@ impl<'l> ToolList<'l> {
         Ok(())
     }
 
-    /// Whether a tool has this name.
-    pub fn contains(&self, name: &str) -> bool {
-        self.names.contains(name)
-    }
-
     /// The tools in order.
     pub fn into_tools(self) -> Vec<Tool> {
         self.tools

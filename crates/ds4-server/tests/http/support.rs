@@ -70,7 +70,6 @@ pub struct Scripted {
     next: Vec<u32>,
     failed: bool,
     logits: Vec<f32>,
-    rows: Vec<Vec<u32>>,
 }
 
 #[derive(Clone, Debug, Default)]
@@ -128,7 +127,6 @@ impl Backend for Scripted {
     fn begin(&mut self, _: &Rows) -> Result<(), ModelError> {
         let step = self.script.lock().expect("no panic").step;
         std::thread::sleep(step);
-        self.rows.clear();
         Ok(())
     }
 
@@ -237,7 +235,6 @@ impl Server {
             next: Vec::new(),
             failed: false,
             logits: Vec::new(),
-            rows: Vec::new(),
         };
         let engine = Engine::start(backend, Arc::clone(&tokenizer), options).expect("valid options");
         Self::start(engine, tokenizer, script, config)
