@@ -1,6 +1,6 @@
 //! What an API asks to be generated, in terms that all of them share.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use ds4_chat::conversation::Conversation;
 use ds4_chat::render::{Effort, Thinking};
@@ -53,12 +53,24 @@ pub struct ChatPrompt {
     /// Ids of earlier turns of ours ([`GenerationStream::turn_id`](super::GenerationStream::turn_id)) that the client sent
     /// back, as a signature or otherwise, each with the index of its message.
     pub turn_ids: Vec<(usize, String)>,
+    /// What the answer must follow to the letter.
+    pub strict: Strict,
+}
+
+/// Which of a conversation's schemas the request was promised to be followed to the letter. A schema that cannot be enforced
+/// is then refused; one that is not strict is followed as far as it can be.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Strict {
+    /// The schema of the response format.
+    pub format: bool,
+    /// Tools whose parameters are to be followed, by name.
+    pub tools: BTreeSet<String>,
 }
 
 impl ChatPrompt {
     /// A conversation with default settings.
     pub fn new(conversation: Conversation, thinking: Thinking) -> Self {
-        Self { conversation, thinking, single_call: false, turn_ids: Vec::new() }
+        Self { conversation, thinking, single_call: false, turn_ids: Vec::new(), strict: Strict::default() }
     }
 }
 
