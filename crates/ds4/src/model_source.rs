@@ -1,9 +1,10 @@
 //! Where a model comes from: a file, or the demo model that is part of the program.
 
+use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use anyhow::{Context, bail};
+use anyhow::{Context, anyhow, bail};
 use ds4_chat::render::Profile;
 use ds4_chat::tokenizer::{Tokenizer, TokenizerParts};
 use ds4_gguf::{Gguf, Value};
@@ -46,11 +47,17 @@ impl ModelSource {
     /// Opens the container; tensor data is not read.
     ///
     /// # Errors
-    /// The file cannot be read or is not a GGUF file.
-    pub fn open(&self) -> Result<Gguf, ds4_gguf::Error> {
+    /// The file does not exist, cannot be read, or is not a GGUF file.
+    pub fn open(&self) -> anyhow::Result<Gguf> {
         match self {
-            ModelSource::Demo => Gguf::from_static(DEMO_LABEL, DEMO),
-            ModelSource::File(path) => Gguf::open(path),
+            ModelSource::Demo => Ok(Gguf::from_static(DEMO_LABEL, DEMO)?),
+            ModelSource::File(path) => Gguf::open(path).map_err(|error| match error {
+                ds4_gguf::Error::Io { source, .. } if source.kind() == ErrorKind::NotFound => anyhow!(
+                    "{}: there is no such file. `ds4 pull --list` names the published models; without -m, the {DEMO_LABEL} runs",
+                    path.display()
+                ),
+                error => error.into(),
+            }),
         }
     }
 }

@@ -7,6 +7,7 @@ use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+use unicode_width::UnicodeWidthStr;
 
 /// One of the two output streams.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -34,6 +35,11 @@ impl Stream {
         };
         size.map(|(terminal_size::Width(columns), _)| usize::from(columns)).filter(|&columns| columns > 0)
     }
+}
+
+/// Says a sentence on standard error without any mark.
+pub fn note(sentence: &str) {
+    tell(sentence, |_, line| line.to_owned());
 }
 
 /// Shows a sentence on standard error: broken at blanks on a terminal, one line elsewhere.
@@ -111,13 +117,18 @@ pub fn printable(text: &str) -> Cow<'_, str> {
     }
 }
 
+/// Columns that `text` takes on a terminal: two for a CJK character, none for a combining one.
+pub fn columns(text: &str) -> usize {
+    text.width()
+}
+
 /// Joins `parts` with ` · `, in as many lines of `width` columns as that takes; a part is never broken.
 pub fn join_parts(parts: &[String], width: usize) -> String {
     const SEPARATOR: &str = " · ";
     let mut text = String::new();
     let mut column = 0;
     for part in parts {
-        let len = part.chars().count();
+        let len = columns(part);
         if column > 0 && column + 3 + len > width {
             text.push('\n');
             column = 0;
@@ -135,8 +146,7 @@ pub fn join_parts(parts: &[String], width: usize) -> String {
 pub fn wrap(sentence: &str, width: usize) -> Vec<String> {
     let mut lines = vec![String::new()];
     for word in sentence.split_whitespace() {
-        let line =
-            lines.last_mut().filter(|line| line.is_empty() || line.chars().count() + 1 + word.chars().count() <= width);
+        let line = lines.last_mut().filter(|line| line.is_empty() || columns(line) + 1 + columns(word) <= width);
         match line {
             Some(line) => {
                 if !line.is_empty() {
@@ -266,6 +276,7 @@ mod tests {
         assert_eq!(wrap("one two three", 7), ["one two", "three"]);
         assert_eq!(wrap("incomprehensibilities are long", 5), ["incomprehensibilities", "are", "long"]);
         assert_eq!(wrap("", 5), [""]);
+        assert_eq!(wrap("你好 世界", 8), ["你好", "世界"]);
     }
 
     #[test]

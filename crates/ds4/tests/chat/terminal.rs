@@ -284,3 +284,24 @@ fn a_message_that_does_not_fit_comes_back_to_be_changed() {
     terminal.expect("> ");
     terminal.leave();
 }
+
+#[cfg(target_os = "linux")]
+#[test]
+fn a_terminated_conversation_leaves_the_terminal_as_it_was() {
+    use rustix::termios::{LocalModes, tcgetattr};
+    use std::os::unix::process::ExitStatusExt;
+
+    let data = data();
+    let mut terminal = Terminal::start(&[], data.path());
+    let modes = |terminal: &Terminal| tcgetattr(&terminal.keys).unwrap().local_modes;
+    let line_mode = LocalModes::ICANON | LocalModes::ECHO;
+    let patience = Instant::now() + HANG;
+    while modes(&terminal).intersects(line_mode) {
+        assert!(Instant::now() < patience, "the editor reads keys one by one");
+        thread::sleep(Duration::from_millis(5));
+    }
+    let pid = terminal.child.id().to_string();
+    assert!(std::process::Command::new("kill").args(["-TERM", &pid]).status().unwrap().success());
+    assert_eq!(terminal.child.wait().unwrap().signal(), Some(15));
+    assert!(modes(&terminal).contains(line_mode));
+}

@@ -167,7 +167,7 @@ fn a_file_that_is_no_model_is_refused_by_name() {
     let mtp = ds4_testdata::path("tiny/s-mtp.gguf");
     for (path, reason) in [
         (text.as_path(), "this is not a GGUF file"),
-        (missing.as_path(), "cannot open: No such file"),
+        (missing.as_path(), "there is no such file. `ds4 pull --list`"),
         (folder.path(), "this is a directory"),
         (mtp.as_path(), "tensor token_embd.weight is missing"),
     ] {

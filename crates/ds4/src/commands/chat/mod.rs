@@ -9,11 +9,13 @@ mod report;
 mod saved;
 mod session;
 mod stats;
+mod termination;
 mod text_file;
 mod transcript;
 
 use std::io::{self, IsTerminal};
 
+use anyhow::Context;
 use ds4_engine::EngineOptions;
 
 use crate::args::{ChatArgs, ThinkArg};
@@ -53,7 +55,10 @@ pub fn execute(args: &ChatArgs) -> anyhow::Result<Outcome> {
     // Not before: until here, Ctrl-C ends the program by itself.
     let interrupt = Interrupt::install_for_session()?;
     let mut input = match io::stdin().is_terminal() && Stream::Output.is_terminal() {
-        true => Input::Editor(Box::new(Editor::open(!args.no_history)?)),
+        true => {
+            termination::restore_terminal_at_signals().context("cannot take over SIGTERM")?;
+            Input::Editor(Box::new(Editor::open(!args.no_history)?))
+        }
         false => Input::lines(interrupt.clone()),
     };
     if input.is_interactive() && !args.quiet {

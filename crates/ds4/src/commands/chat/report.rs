@@ -2,7 +2,7 @@
 
 use super::command::COMMANDS;
 use super::transcript::Transcript;
-use crate::terminal::{self, Stream, printable, wrap};
+use crate::terminal::{self, Stream, columns, printable, wrap};
 use crate::units::{counted, grouped};
 
 /// Columns where standard error is not a terminal.
@@ -63,7 +63,7 @@ pub fn context(
     for (index, turn) in transcript.turns.iter().enumerate().skip(skipped) {
         let (question, answer) = (count(&turn.message.to_text()), count(&turn.answer.content));
         let begin = format!("turn {:<4} {} + {} tokens  ", index + 1, number(question), number(answer));
-        let room = width.saturating_sub(begin.chars().count());
+        let room = width.saturating_sub(columns(&begin));
         lines.push(format!("{begin}{}", first_line(&turn.message.text, room)));
     }
     for (name, tokens) in attached {
@@ -72,14 +72,23 @@ pub fn context(
     lines
 }
 
-/// The first line of a text, in at most `width` characters.
+/// The first line of a text, in at most `width` columns.
 pub fn first_line(text: &str, width: usize) -> String {
     let line = text.trim_start().lines().next().unwrap_or_default();
-    let is_whole = line.chars().count() <= width && text.trim().lines().nth(1).is_none();
-    match is_whole {
-        true => line.to_owned(),
-        false => line.chars().take(width.saturating_sub(1)).chain(['…']).collect(),
+    if columns(line) <= width && text.trim().lines().nth(1).is_none() {
+        return line.to_owned();
     }
+    let mut cut = String::new();
+    for c in line.chars() {
+        cut.push(c);
+        // Measured whole: the width of a character can depend on its neighbours.
+        if columns(&cut) >= width {
+            cut.pop();
+            break;
+        }
+    }
+    cut.push('…');
+    cut
 }
 
 #[cfg(test)]
@@ -93,11 +102,14 @@ mod tests {
         assert_eq!(first_line("longer", 5), "long…");
         assert_eq!(first_line("one\ntwo", 10), "one…");
         assert_eq!(first_line("", 10), "");
+        assert_eq!(first_line("你好世界", 8), "你好世界");
+        assert_eq!(first_line("你好世界", 7), "你好世…");
+        assert_eq!(first_line("你好世界", 6), "你好…");
     }
 
     #[test]
     fn nothing_is_wider_than_the_terminal() {
-        let message = UserMessage { text: "word ".repeat(50), ..UserMessage::default() };
+        let message = UserMessage { text: "word 字 ".repeat(50), ..UserMessage::default() };
         let turn = Turn { message, answer: Answered::default() };
         let transcript = Transcript { system: Some("x".to_owned()), turns: vec![turn; 20] };
         let count = |text: &str| text.len();
@@ -105,7 +117,7 @@ mod tests {
             let lines =
                 help(Some(width)).into_iter().chain(context(&transcript, 123_456, 1_048_576, &[], count, Some(width)));
             for line in lines {
-                assert!(line.chars().count() <= width, "{line:?}");
+                assert!(columns(&line) <= width, "{line:?}");
             }
         }
         let lines = context(&transcript, 10, 100, &[("a.txt", 1)], count, None);

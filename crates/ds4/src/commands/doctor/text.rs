@@ -4,7 +4,7 @@ use super::Report;
 use super::self_test::{Check, ModeResult};
 use crate::fit::{Fit, recommended};
 use crate::machine::Machine;
-use crate::terminal::{Style, join_parts, printable};
+use crate::terminal::{Style, columns, join_parts, printable};
 use crate::units::{bytes, counted, grouped, rate};
 
 /// Width of the column of labels.
@@ -140,7 +140,7 @@ impl Page {
     fn field(&mut self, label: &str, parts: &[String]) {
         let room = self.width.saturating_sub(LABEL + 2);
         let mut first = format!("  {label:<LABEL$}");
-        if label.chars().count() >= LABEL {
+        if columns(label) >= LABEL {
             self.line(&first);
             first = format!("  {:LABEL$}", "");
         }
@@ -160,7 +160,7 @@ impl Page {
     fn note(&mut self, sentence: &str) {
         let mut line = String::from(" ");
         for word in sentence.split(' ') {
-            if line.trim().is_empty() || line.chars().count() + 1 + word.chars().count() <= self.width {
+            if line.trim().is_empty() || columns(&line) + 1 + columns(word) <= self.width {
                 line.push(' ');
             } else {
                 let full = std::mem::replace(&mut line, String::from("  "));

@@ -3,7 +3,7 @@
 use std::fmt::Write;
 
 use super::report::{ClassSum, Report, Shape, TensorLine};
-use crate::terminal::{Style, join_parts, printable, wrap};
+use crate::terminal::{Style, columns, join_parts, printable, wrap};
 use crate::units::{bytes, count, counted, grouped};
 
 /// Width of the column of labels.
@@ -110,13 +110,13 @@ impl Page {
 
     fn tensors(&mut self, tensors: &[TensorLine]) {
         self.line("");
-        let widest = tensors.iter().map(|tensor| tensor.name.chars().count()).max().unwrap_or(0);
+        let widest = tensors.iter().map(|tensor| columns(&tensor.name)).max().unwrap_or(0);
         // Name, type, size and shape; a name that leaves no room for the rest gets a line of its own.
         let name_width = widest.min(self.width.saturating_sub(38)).max(12);
         for tensor in tensors {
             let shape = tensor.shape.iter().map(u64::to_string).collect::<Vec<_>>().join(" x ");
             let name = printable(&tensor.name);
-            if name.chars().count() > name_width {
+            if columns(&name) > name_width {
                 self.line(&format!("  {name}"));
                 self.line(&format!("  {:name_width$} {:7} {:>10}  {shape}", "", tensor.ty, bytes(tensor.bytes)));
             } else {

@@ -22,6 +22,7 @@ use crate::catalog::{ENDPOINT, PUBLISHED, Published};
 use crate::exit::{Outcome, UsageError, output_error};
 use crate::interrupt::Interrupt;
 use crate::model_source::{LoadedModel, ModelSource};
+use crate::terminal;
 use crate::units;
 
 use connection::Client;
@@ -118,8 +119,8 @@ fn download(source: &Source, transfer: &Transfer<'_>) -> anyhow::Result<Outcome>
     let target = &source.target;
     let Some(mut part) = PartFile::open(target, transfer.interrupt)? else { return Ok(Outcome::Interrupted) };
     match part.len() {
-        0 => eprintln!("Downloading {}", source.url),
-        n => eprintln!("Going on with {}, {} are here", source.url, units::bytes(n)),
+        0 => terminal::note(&format!("Downloading {}", source.url)),
+        n => terminal::note(&format!("Going on with {}, {} are here", source.url, units::bytes(n))),
     }
     match transfer.run(&mut part) {
         Ok(Ended::Complete) => {}
@@ -162,7 +163,7 @@ fn download(source: &Source, transfer: &Transfer<'_>) -> anyhow::Result<Outcome>
         Some(_) => format!("SHA-256 {found} is right"),
         None => format!("its SHA-256 is {found}; the server states none to compare it with"),
     };
-    eprintln!("{}: {} complete, {checked}", target.display(), units::bytes(bytes));
+    terminal::note(&format!("{}: {} complete, {checked}", target.display(), units::bytes(bytes)));
     close(target)
 }
 
@@ -172,11 +173,11 @@ fn note_replaced(source: &Source, transfer: &Transfer<'_>, found: &str) {
     if let Some(published) = source.published.filter(|published| published.sha256 != found)
         && transfer.checksums.asked.is_none()
     {
-        eprintln!(
+        terminal::note(&format!(
             "Note: the server states this checksum itself; when this version of ds4 was made, {} was another file, \
                  with SHA-256 {}.",
             published.name, published.sha256
-        );
+        ));
     }
 }
 
@@ -217,7 +218,7 @@ fn check_existing(args: &PullArgs, source: &Source, transfer: &Transfer<'_>) -> 
     if !part_exists(target) {
         part::forget_note(target);
     }
-    eprintln!("{} is here already and complete ({}): {checked}", target.display(), units::bytes(length));
+    terminal::note(&format!("{} is here already and complete ({}): {checked}", target.display(), units::bytes(length)));
     close(target)
 }
 

@@ -14,7 +14,7 @@ use super::connection::{Client, Event, Head};
 use super::identity::{Identity, Sameness};
 use super::part::{Origin, PartFile, bad_path};
 use crate::interrupt::Interrupt;
-use crate::terminal::{Progress, Stream, Unit};
+use crate::terminal::{self, Progress, Stream, Unit};
 use crate::units;
 
 /// How often Ctrl-C is looked for while nothing comes.
@@ -114,7 +114,11 @@ impl Transfer<'_> {
             }
             let doubled = FIRST_WAIT.saturating_mul(1 << attempts.in_vain.min(16));
             let wait = wait.unwrap_or(doubled).min(LONGEST_WAIT);
-            eprintln!("{what}; trying again in {:.1} s, from {}", wait.as_secs_f64(), units::bytes(part.len()));
+            terminal::note(&format!(
+                "{what}; trying again in {:.1} s, from {}",
+                wait.as_secs_f64(),
+                units::bytes(part.len())
+            ));
             if !self.sleep(wait) {
                 return Ok(Ended::Interrupted);
             }
@@ -252,7 +256,7 @@ impl Transfer<'_> {
                 Some(Sameness::Different) => "The file on the server has changed",
                 _ => "The server cannot send the rest of a file only",
             };
-            eprintln!("{why}: starting again from its beginning.");
+            terminal::note(&format!("{why}: starting again from its beginning."));
         }
         part.restart(origin).map_err(Setback::Final)
     }
