@@ -8,11 +8,11 @@ use std::time::{Duration, Instant};
 use ds4_chat::special::Special;
 use ds4_engine::sampling::{Directive, Flow, Guide, SamplingParams, TokenMask};
 use ds4_engine::{Engine, EngineError, EngineOptions, FinishReason, GenerationError, Prefill, Request, Started, Usage};
-use support::mock::{Control, MockBackend, Noted, greedy_answer};
+use support::mock::{Control, Noted, greedy_answer, mock_backend};
 use support::{Forced, collect, tokenizer};
 
 fn engine(options: EngineOptions) -> (Engine, Arc<Control>) {
-    let (backend, control) = MockBackend::new();
+    let (backend, control) = mock_backend();
     (Engine::start(backend, tokenizer(), options).expect("valid options"), control)
 }
 
@@ -110,7 +110,7 @@ fn options_that_make_no_sense_are_refused() {
         (EngineOptions { ctx: Some(usize::MAX), ..default() }, "the context length of the model"),
     ];
     for (options, expected) in cases {
-        let message = Engine::start(MockBackend::new().0, tokenizer(), options).expect_err(expected).to_string();
+        let message = Engine::start(mock_backend().0, tokenizer(), options).expect_err(expected).to_string();
         assert!(message.contains(expected), "{message:?} should contain {expected:?}");
     }
 }

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use ds4_engine::sampling::SamplingParams;
 use ds4_engine::{Engine, EngineError, EngineOptions, Event, FinishReason, Generation, Request};
 use proptest::prelude::*;
-use support::mock::{Control, MockBackend, greedy_answer};
+use support::mock::{Control, greedy_answer, mock_backend};
 use support::{HANG, tokenizer};
 
 /// What a caller can do. Generations are chosen by number, modulo how many there are.
@@ -232,7 +232,7 @@ proptest! {
         options in options(),
         actions in prop::collection::vec(action(), 0..60),
     ) {
-        let (backend, control) = MockBackend::new();
+        let (backend, control) = mock_backend();
         control.allow(0);
         let engine = Engine::start(backend, tokenizer(), options).expect("valid options");
         let mut world = World { engine, control, allowed: 0, tracked: Vec::new() };

@@ -10,11 +10,11 @@ use ds4_engine::sampling::SamplingParams;
 use ds4_engine::{
     Disconnected, Engine, EngineError, EngineOptions, Event, EventSink, FinishReason, GenerationError, Request,
 };
-use support::mock::{Control, Fault, MockBackend, greedy_answer};
+use support::mock::{Control, Fault, greedy_answer, mock_backend};
 use support::{HANG, collect, tokenizer};
 
 fn engine(options: EngineOptions) -> (Engine, Arc<Control>) {
-    let (backend, control) = MockBackend::new();
+    let (backend, control) = mock_backend();
     (Engine::start(backend, tokenizer(), options).expect("valid options"), control)
 }
 

@@ -3,8 +3,8 @@
 
 use std::sync::{Arc, Condvar, Mutex};
 
-use ds4_model::state::SequenceState;
-use ds4_model::{Backend, Buffer, Model, ModelError, Numerics, Rows, Sequence, Sublayer};
+use ds4_model::{ModelError, Rows};
+use ds4_scripted::{Script, ScriptedBackend};
 
 /// A span of a batch: tokens from `first_position`, and whether logits were asked for at its end.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -68,34 +68,10 @@ impl Control {
 }
 
 /// The backend.
-pub struct MockBackend {
-    model: Arc<Model>,
-    control: Arc<Control>,
-    /// Hash of the tokens up to each row.
-    hashes: Vec<u64>,
-    logits: Vec<f32>,
-}
+pub type MockBackend = ScriptedBackend<Mock>;
 
-/// Its sequences: nothing but the hash of their tokens.
-#[derive(Clone, Debug)]
-pub struct MockSequence {
-    len: usize,
-    hash: u64,
-}
-
-impl SequenceState for MockSequence {
-    fn len(&self) -> usize {
-        self.len
-    }
-
-    fn advance(&mut self, tokens: usize) {
-        self.len += tokens;
-    }
-
-    fn fork(&self) -> Self {
-        self.clone()
-    }
-}
+/// Its script.
+pub struct Mock(Arc<Control>);
 
 fn mix(hash: u64, token: u32) -> u64 {
     let x = (hash ^ u64::from(token)).wrapping_add(1).wrapping_mul(0x9e37_79b9_7f4a_7c15);
@@ -120,51 +96,25 @@ pub fn greedy_answer(prompt: &[u32], len: usize) -> Vec<u32> {
     answer
 }
 
-impl MockBackend {
-    /// A backend and the hand on it.
-    pub fn new() -> (Self, Arc<Control>) {
-        let control = Arc::new(Control::default());
-        let backend =
-            Self { model: super::model(), control: Arc::clone(&control), hashes: Vec::new(), logits: Vec::new() };
-        (backend, control)
-    }
+/// A backend and the hand on it.
+pub fn mock_backend() -> (MockBackend, Arc<Control>) {
+    let control = Arc::new(Control::default());
+    (ScriptedBackend::new(super::model(), Mock(Arc::clone(&control))), control)
 }
 
-impl Backend for MockBackend {
-    type Sequence = MockSequence;
-
-    fn model(&self) -> &Model {
-        &self.model
-    }
-
-    fn numerics(&self) -> Numerics {
-        Numerics::default()
-    }
-
-    fn new_sequence(&self) -> MockSequence {
-        MockSequence { len: 0, hash: 0 }
-    }
-
-    fn export(&self, _: &MockSequence) -> Result<Sequence, ModelError> {
-        Err(ModelError::State("not kept here".to_owned()))
-    }
-
-    fn import(&self, _: &Sequence) -> Result<MockSequence, ModelError> {
-        Err(ModelError::State("not kept here".to_owned()))
-    }
-
+impl Script for Mock {
     fn begin(&mut self, rows: &Rows) -> Result<(), ModelError> {
         let noted = rows.spans().iter().map(|span| Noted {
             first_position: span.first_position,
             tokens: rows.tokens()[span.first_row..][..span.len].to_vec(),
             wanted: rows.wanted().contains(&(span.first_row + span.len - 1)),
         });
-        let mut state = self.control.state.lock().expect("no panic");
+        let mut state = self.0.state.lock().expect("no panic");
         state.batches.push(noted.collect());
         let step = state.batches.len();
-        self.control.changed.notify_all();
+        self.0.changed.notify_all();
         while state.allowed.is_some_and(|allowed| allowed < step) {
-            state = self.control.changed.wait(state).expect("no panic");
+            state = self.0.changed.wait(state).expect("no panic");
         }
         let fault = state.fault.filter(|(at, _)| *at == step);
         drop(state);
@@ -175,76 +125,9 @@ impl Backend for MockBackend {
         }
     }
 
-    fn embed(&mut self, _: &Rows) -> Result<(), ModelError> {
+    fn logits(&mut self, tokens: &[u32], row: &mut [f32]) -> Result<(), ModelError> {
+        let hash = tokens.iter().fold(0, |hash, &token| mix(hash, token));
+        row.iter_mut().zip(logits(hash, super::model().config().n_vocab)).for_each(|(to, logit)| *to = logit);
         Ok(())
-    }
-
-    fn hc_mix(&mut self, _: usize, _: Sublayer) -> Result<(), ModelError> {
-        Ok(())
-    }
-
-    fn attn_in(&mut self, _: usize) -> Result<(), ModelError> {
-        Ok(())
-    }
-
-    fn attn_q(&mut self, _: usize, _: &Rows) -> Result<(), ModelError> {
-        Ok(())
-    }
-
-    fn kv_append(&mut self, layer: usize, rows: &Rows, sequences: &mut [&mut MockSequence]) -> Result<(), ModelError> {
-        if layer == 0 {
-            self.hashes.clear();
-            for span in rows.spans() {
-                let sequence = &mut *sequences[span.sequence];
-                for (row, _) in span.rows() {
-                    sequence.hash = mix(sequence.hash, rows.tokens()[row]);
-                    self.hashes.push(sequence.hash);
-                }
-            }
-        }
-        Ok(())
-    }
-
-    fn index_select(&mut self, _: usize, _: &Rows, _: &mut [&mut MockSequence]) -> Result<(), ModelError> {
-        Ok(())
-    }
-
-    fn attend(&mut self, _: usize, _: &Rows, _: &mut [&mut MockSequence]) -> Result<(), ModelError> {
-        Ok(())
-    }
-
-    fn attn_out(&mut self, _: usize) -> Result<(), ModelError> {
-        Ok(())
-    }
-
-    fn hc_merge(&mut self, _: usize, _: Sublayer) -> Result<(), ModelError> {
-        Ok(())
-    }
-
-    fn route(&mut self, _: usize, _: &Rows) -> Result<(), ModelError> {
-        Ok(())
-    }
-
-    fn moe(&mut self, _: usize) -> Result<(), ModelError> {
-        Ok(())
-    }
-
-    fn head(&mut self, rows: &Rows) -> Result<(), ModelError> {
-        let n_vocab = self.model.config().n_vocab;
-        self.logits = rows.wanted().iter().flat_map(|&row| logits(self.hashes[row], n_vocab)).collect();
-        Ok(())
-    }
-
-    fn read(&self, buffer: Buffer) -> Result<Vec<f32>, ModelError> {
-        assert_eq!(buffer, Buffer::Logits);
-        Ok(self.logits.clone())
-    }
-
-    fn write(&mut self, _: Buffer, _: &[f32]) -> Result<(), ModelError> {
-        Ok(())
-    }
-
-    fn selection(&self, _: usize) -> Result<Option<Vec<u32>>, ModelError> {
-        Ok(None)
     }
 }

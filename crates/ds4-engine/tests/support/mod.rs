@@ -6,29 +6,14 @@ pub mod mock;
 use std::sync::{Arc, LazyLock};
 use std::time::Duration;
 
-use ds4_chat::tokenizer::{Tokenizer, TokenizerParts};
+use ds4_chat::tokenizer::Tokenizer;
 use ds4_engine::sampling::{Directive, Flow, Guide, TokenLogprobs};
 use ds4_engine::{Event, Finished, Generation, Prefill, Started};
-use ds4_gguf::Gguf;
 use ds4_model::Model;
 
-static MODEL: LazyLock<Arc<Model>> = LazyLock::new(|| {
-    let gguf = Gguf::open(ds4_testdata::path("tiny/s-f16.gguf")).expect("a valid fixture");
-    Arc::new(Model::new(gguf).expect("a valid fixture"))
-});
+static MODEL: LazyLock<Arc<Model>> = LazyLock::new(|| ds4_scripted::open_model(ds4_testdata::path("tiny/s-f16.gguf")));
 
-static TOKENIZER: LazyLock<Arc<Tokenizer>> = LazyLock::new(|| {
-    let metadata = model();
-    let metadata = metadata.gguf().metadata();
-    let parts = TokenizerParts {
-        tokens: metadata.str_array("tokenizer.ggml.tokens").expect("tokens").iter(),
-        token_types: metadata.i32_array("tokenizer.ggml.token_type").expect("types"),
-        merges: metadata.str_array("tokenizer.ggml.merges").expect("merges").iter(),
-        pre: metadata.str("tokenizer.ggml.pre").expect("a name"),
-        model: metadata.str("tokenizer.ggml.model").expect("a name"),
-    };
-    Arc::new(Tokenizer::from_parts(parts).expect("a valid vocabulary"))
-});
+static TOKENIZER: LazyLock<Arc<Tokenizer>> = LazyLock::new(|| ds4_scripted::tokenizer_of(&MODEL));
 
 /// The model `s-f16` of the test data.
 pub fn model() -> Arc<Model> {

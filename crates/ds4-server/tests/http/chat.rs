@@ -4,6 +4,7 @@ use std::io::{BufRead, BufReader};
 use std::time::{Duration, Instant};
 
 use ds4_engine::EngineOptions;
+use ds4_scripted::Answer;
 use ds4_server::ServerConfig;
 use serde_json::{Value, json};
 
@@ -156,7 +157,10 @@ fn a_demanded_call_comes_whatever_the_model_would_say() {
         (message["tool_calls"][0]["function"]["name"].as_str().expect("a name").to_owned(), message)
     };
     // Where the opening is forced, the script says something else of the same length.
-    let noise = |text: &str| " x".repeat(crate::support::tokens(&server.tokenizer, text).len());
+    let noise = |text: &str| {
+        let answer = Answer::spelled(&server.tokenizer, text);
+        " x".repeat(answer.tokens(&server.tokenizer, true).len())
+    };
     let close = "</{{D}}invoke>\n</{{D}}tool_calls>";
     let named = noise("\n\n<{{D}}tool_calls>\n<{{D}}invoke name=\"get_time\">\n");
     let choice = json!({ "type": "function", "function": { "name": "get_time" } });
@@ -222,7 +226,7 @@ fn a_long_prefill_is_not_silent_and_the_first_chunk_comes_at_once() {
     let config = ServerConfig { keepalive: Duration::from_millis(60), ..ServerConfig::default() };
     let server = Server::scripted(config, EngineOptions { prefill_chunk: 4, ..options() });
     server.answers("Hm.{{/think}}Yes.");
-    server.script(|script| script.step = Duration::from_millis(50));
+    server.script.set_step(Duration::from_millis(50));
     let mut body = ask("a b c d e f g h i j k l m n o p q r s t u v w x y z");
     body["stream"] = json!(true);
     let started = Instant::now();
@@ -242,7 +246,7 @@ fn a_long_prefill_is_not_silent_and_the_first_chunk_comes_at_once() {
 fn who_goes_away_costs_nothing_more() {
     let server = Server::scripted(ServerConfig::default(), options());
     server.answers(&"again and ".repeat(500));
-    server.script(|script| script.step = Duration::from_millis(5));
+    server.script.set_step(Duration::from_millis(5));
     let mut body = ask("Go on");
     body["stream"] = json!(true);
     body["thinking"] = json!({ "type": "disabled" });
@@ -275,7 +279,7 @@ fn who_goes_away_costs_nothing_more() {
 fn a_failure_in_a_stream_is_told_and_does_not_look_like_an_end() {
     let server = Server::scripted(ServerConfig::default(), options());
     server.answers("one two three four five");
-    server.script(|script| script.fail_at = Some(3));
+    server.script.fail_at(3);
     let mut body = ask("Count");
     body["thinking"] = json!({ "type": "disabled" });
     body["stream"] = json!(true);

@@ -45,7 +45,7 @@ fn a_prompt_that_does_not_fit_is_refused_in_known_words() {
 fn a_full_queue_sends_away_with_a_time_to_come_back() {
     let server = Server::scripted(ServerConfig::default(), EngineOptions { parallel: 1, queue: 0, ..options() });
     server.answers(&"on and ".repeat(500));
-    server.script(|script| script.step = Duration::from_millis(10));
+    server.script.set_step(Duration::from_millis(10));
     let mut body = ask("Go on");
     body["stream"] = json!(true);
     let running = agent().post(server.url(CHAT)).send(body.to_string()).expect("an answer");

@@ -2,222 +2,25 @@
 
 use std::io::Read;
 use std::net::SocketAddr;
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 use std::time::Duration;
 
 use ds4_chat::render::Profile;
-use ds4_chat::special::{Prompt, Special};
-use ds4_chat::tokenizer::{Tokenizer, TokenizerParts};
+use ds4_chat::tokenizer::Tokenizer;
 use ds4_engine::{Engine, EngineOptions};
-use ds4_gguf::Gguf;
-use ds4_model::state::SequenceState;
-use ds4_model::{Backend, Buffer, Model, ModelError, Numerics, Rows, Sequence, Sublayer};
+use ds4_scripted::{Answers, ScriptedBackend, open_model, tokenizer_of};
 use ds4_server::{AppState, ServerConfig};
 use serde_json::Value;
 use tokio::runtime::Runtime;
 use tokio::sync::oneshot;
-
-pub fn nano() -> Arc<Model> {
-    let gguf = Gguf::open(ds4_testdata::nano()).expect("the demo model");
-    Arc::new(Model::new(gguf).expect("a valid model"))
-}
-
-pub fn tokenizer_of(model: &Model) -> Arc<Tokenizer> {
-    let metadata = model.gguf().metadata();
-    let parts = TokenizerParts {
-        tokens: metadata.str_array("tokenizer.ggml.tokens").expect("tokens").iter(),
-        token_types: metadata.i32_array("tokenizer.ggml.token_type").expect("types"),
-        merges: metadata.str_array("tokenizer.ggml.merges").expect("merges").iter(),
-        pre: metadata.str("tokenizer.ggml.pre").expect("a name"),
-        model: metadata.str("tokenizer.ggml.model").expect("a name"),
-    };
-    Arc::new(Tokenizer::from_parts(parts).expect("a valid vocabulary"))
-}
-
-/// What the scripted model answers, and how fast it is.
-#[derive(Clone, Debug, Default)]
-pub struct Script {
-    /// Tokens of the turn after its think marker; then the end of the sentence.
-    pub answer: Vec<u32>,
-    /// Time of a step.
-    pub step: Duration,
-    /// The step (of the answer, from 0) that fails.
-    pub fail_at: Option<usize>,
-}
-
-/// Pieces of an answer: text, and control tokens in braces by name.
-pub fn tokens(tokenizer: &Tokenizer, text: &str) -> Vec<u32> {
-    let mut prompt = Prompt::new();
-    let mut rest = text;
-    while let Some((before, after)) = rest.split_once("{{") {
-        prompt.text(before);
-        let (name, after) = after.split_once("}}").expect("a closed name");
-        prompt.control(match name {
-            "D" => Special::Dsml,
-            "/think" => Special::EndThink,
-            other => panic!("no control token {other}"),
-        });
-        rest = after;
-    }
-    prompt.text(rest);
-    tokenizer.encode_prompt(&prompt).expect("all control tokens")
-}
-
-pub struct Scripted {
-    model: Arc<Model>,
-    tokenizer: Arc<Tokenizer>,
-    script: Arc<Mutex<Script>>,
-    next: Vec<u32>,
-    failed: bool,
-    logits: Vec<f32>,
-}
-
-#[derive(Clone, Debug, Default)]
-pub struct Tokens(Vec<u32>, usize);
-
-impl SequenceState for Tokens {
-    fn len(&self) -> usize {
-        self.1
-    }
-
-    fn advance(&mut self, tokens: usize) {
-        self.1 += tokens;
-    }
-
-    fn fork(&self) -> Self {
-        self.clone()
-    }
-}
-
-impl Scripted {
-    /// The token after `tokens`, which may have the beginning of an answer.
-    fn next_token(&mut self, tokens: &[u32]) -> u32 {
-        let script = self.script.lock().expect("no panic").clone();
-        let header = self.tokenizer.special(Special::Assistant);
-        let answered = tokens.iter().rposition(|&token| Some(token) == header).map_or(0, |at| tokens.len() - at - 2);
-        self.failed |= script.fail_at == Some(answered);
-        let eos = self.tokenizer.special(Special::Eos).expect("an end of sentence");
-        script.answer.get(answered).copied().unwrap_or(eos)
-    }
-}
-
-impl Backend for Scripted {
-    type Sequence = Tokens;
-
-    fn model(&self) -> &Model {
-        &self.model
-    }
-
-    fn numerics(&self) -> Numerics {
-        Numerics::default()
-    }
-
-    fn new_sequence(&self) -> Tokens {
-        Tokens::default()
-    }
-
-    fn export(&self, _: &Tokens) -> Result<Sequence, ModelError> {
-        Err(ModelError::State("not kept here".to_owned()))
-    }
-
-    fn import(&self, _: &Sequence) -> Result<Tokens, ModelError> {
-        Err(ModelError::State("not kept here".to_owned()))
-    }
-
-    fn begin(&mut self, _: &Rows) -> Result<(), ModelError> {
-        let step = self.script.lock().expect("no panic").step;
-        std::thread::sleep(step);
-        Ok(())
-    }
-
-    fn embed(&mut self, _: &Rows) -> Result<(), ModelError> {
-        Ok(())
-    }
-
-    fn hc_mix(&mut self, _: usize, _: Sublayer) -> Result<(), ModelError> {
-        Ok(())
-    }
-
-    fn attn_in(&mut self, _: usize) -> Result<(), ModelError> {
-        Ok(())
-    }
-
-    fn attn_q(&mut self, _: usize, _: &Rows) -> Result<(), ModelError> {
-        Ok(())
-    }
-
-    fn kv_append(&mut self, layer: usize, rows: &Rows, sequences: &mut [&mut Tokens]) -> Result<(), ModelError> {
-        if layer == 0 {
-            self.next = vec![0; rows.tokens().len()];
-            for span in rows.spans() {
-                for (row, _) in span.rows() {
-                    sequences[span.sequence].0.push(rows.tokens()[row]);
-                    if rows.wanted().contains(&row) {
-                        let tokens = sequences[span.sequence].0.clone();
-                        self.next[row] = self.next_token(&tokens);
-                    }
-                }
-            }
-        }
-        if self.failed { Err(ModelError::Device("the scripted device is unplugged".to_owned())) } else { Ok(()) }
-    }
-
-    fn index_select(&mut self, _: usize, _: &Rows, _: &mut [&mut Tokens]) -> Result<(), ModelError> {
-        Ok(())
-    }
-
-    fn attend(&mut self, _: usize, _: &Rows, _: &mut [&mut Tokens]) -> Result<(), ModelError> {
-        Ok(())
-    }
-
-    fn attn_out(&mut self, _: usize) -> Result<(), ModelError> {
-        Ok(())
-    }
-
-    fn hc_merge(&mut self, _: usize, _: Sublayer) -> Result<(), ModelError> {
-        Ok(())
-    }
-
-    fn route(&mut self, _: usize, _: &Rows) -> Result<(), ModelError> {
-        Ok(())
-    }
-
-    fn moe(&mut self, _: usize) -> Result<(), ModelError> {
-        Ok(())
-    }
-
-    fn head(&mut self, rows: &Rows) -> Result<(), ModelError> {
-        let n_vocab = self.model.config().n_vocab;
-        self.logits.clear();
-        for &row in rows.wanted() {
-            let start = self.logits.len();
-            // All others are possible too, where a constraint leaves nothing else.
-            self.logits.resize(start + n_vocab, 0.0);
-            self.logits[start + self.next[row] as usize] = 1000.0;
-        }
-        Ok(())
-    }
-
-    fn read(&self, buffer: Buffer) -> Result<Vec<f32>, ModelError> {
-        assert_eq!(buffer, Buffer::Logits);
-        Ok(self.logits.clone())
-    }
-
-    fn write(&mut self, _: Buffer, _: &[f32]) -> Result<(), ModelError> {
-        Ok(())
-    }
-
-    fn selection(&self, _: usize) -> Result<Option<Vec<u32>>, ModelError> {
-        Ok(None)
-    }
-}
 
 /// A running server. Dropped, it shuts down.
 pub struct Server {
     pub address: SocketAddr,
     pub engine: Engine,
     pub tokenizer: Arc<Tokenizer>,
-    script: Arc<Mutex<Script>>,
+    /// What the scripted model says.
+    pub script: Answers,
     stop: Option<oneshot::Sender<()>>,
     runtime: Option<Runtime>,
 }
@@ -225,31 +28,25 @@ pub struct Server {
 impl Server {
     /// Over a scripted model.
     pub fn scripted(config: ServerConfig, options: EngineOptions) -> Self {
-        let model = nano();
+        let model = open_model(ds4_testdata::nano());
         let tokenizer = tokenizer_of(&model);
-        let script = Arc::new(Mutex::new(Script::default()));
-        let backend = Scripted {
-            model,
-            tokenizer: Arc::clone(&tokenizer),
-            script: Arc::clone(&script),
-            next: Vec::new(),
-            failed: false,
-            logits: Vec::new(),
-        };
+        let script = Answers::new(Arc::clone(&tokenizer));
+        let backend = ScriptedBackend::new(model, script.clone());
         let engine = Engine::start(backend, Arc::clone(&tokenizer), options).expect("valid options");
         Self::start(engine, tokenizer, script, config)
     }
 
     /// Over the demo model.
     pub fn nano(config: ServerConfig) -> Self {
-        let model = nano();
+        let model = open_model(ds4_testdata::nano());
         let tokenizer = tokenizer_of(&model);
         let backend = ds4_cpu::CpuBackend::new(model, ds4_cpu::CpuOptions::default()).expect("a processor");
         let engine = Engine::start(backend, Arc::clone(&tokenizer), options()).expect("valid options");
-        Self::start(engine, tokenizer, Arc::default(), config)
+        let script = Answers::new(Arc::clone(&tokenizer));
+        Self::start(engine, tokenizer, script, config)
     }
 
-    fn start(engine: Engine, tokenizer: Arc<Tokenizer>, script: Arc<Mutex<Script>>, config: ServerConfig) -> Self {
+    fn start(engine: Engine, tokenizer: Arc<Tokenizer>, script: Answers, config: ServerConfig) -> Self {
         let runtime =
             tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().expect("threads");
         let state = AppState::new(engine.clone(), Profile::Preview, config).expect("valid");
@@ -262,13 +59,9 @@ impl Server {
         Self { address, engine, tokenizer, script, stop: Some(stop), runtime: Some(runtime) }
     }
 
-    /// Lets the model answer this, in the notation of [`tokens`].
+    /// Lets the model answer this, in the notation of [`ds4_scripted::Answer::spelled`].
     pub fn answers(&self, text: &str) {
-        self.script.lock().expect("no panic").answer = tokens(&self.tokenizer, text);
-    }
-
-    pub fn script(&self, change: impl FnOnce(&mut Script)) {
-        change(&mut self.script.lock().expect("no panic"));
+        self.script.say(text);
     }
 
     pub fn url(&self, path: &str) -> String {

@@ -1,0 +1,71 @@
+//! The real server over a model that says what a script wants: for making real clients do a task.
+//!
+//! ```text
+//! cargo run -p ds4-server --example scripted_server -- SCRIPT.json [--ctx TOKENS] [--trace FILE]
+//! ```
+//!
+//! The script is an array of rules; the first that applies to a prompt answers it:
+//!
+//! ```json
+//! [
+//!   {"last": "<tool_result>", "answer": {"text": "Done."}},
+//!   {"prompt": "hello.txt", "answer": {"reasoning": "A file.", "calls": [{"name": "Write", "arguments": {"path": "hello.txt"}}]}},
+//!   {"answer": {"text": "What?"}}
+//! ]
+//! ```
+//!
+//! `last` is looked for in the last user turn, `prompt` anywhere in the prompt, both in its rendered form. Everything but
+//! the arithmetic is real: rendering, tokenizer, scheduler, prefix reuse, parsers, APIs. It listens at a free port of
+//! loopback and prints one line with its address.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use ds4_chat::render::Profile;
+use ds4_engine::{Engine, EngineOptions};
+use ds4_scripted::{Answers, ScriptedBackend, open_model, tokenizer_of};
+use ds4_server::{AppState, ServerConfig};
+
+const USAGE: &str = "usage: scripted_server SCRIPT.json [--ctx TOKENS] [--trace FILE]";
+
+struct Arguments {
+    script: PathBuf,
+    ctx: usize,
+    trace: Option<PathBuf>,
+}
+
+fn arguments() -> Result<Arguments, String> {
+    let (mut script, mut ctx, mut trace) = (None, 200_000, None);
+    let mut arguments = std::env::args().skip(1);
+    while let Some(argument) = arguments.next() {
+        let mut value = || arguments.next().ok_or(format!("{argument} needs a value; {USAGE}"));
+        match argument.as_str() {
+            "--ctx" => ctx = value()?.parse().map_err(|error| format!("--ctx: {error}"))?,
+            "--trace" => trace = Some(value()?.into()),
+            _ if script.is_none() && !argument.starts_with('-') => script = Some(argument.into()),
+            _ => return Err(format!("{argument} is not an argument; {USAGE}")),
+        }
+    }
+    Ok(Arguments { script: script.ok_or(USAGE)?, ctx, trace })
+}
+
+fn main() -> Result<(), Box<dyn std::error::Error>> {
+    let Arguments { script, ctx, trace } = arguments()?;
+    let rules = serde_json::from_str(&std::fs::read_to_string(&script)?)
+        .map_err(|error| format!("{} is no script: {error}", script.display()))?;
+    let model = open_model(ds4_testdata::nano());
+    let tokenizer = tokenizer_of(&model);
+    let answers = Answers::new(Arc::clone(&tokenizer));
+    answers.set_rules(rules);
+    let backend = ScriptedBackend::new(model, answers);
+    let options = EngineOptions { parallel: 4, retain: 18, ctx: Some(ctx), ..EngineOptions::default() };
+    let engine = Engine::start(backend, tokenizer, options)?;
+    let state = AppState::new(engine, Profile::Preview, ServerConfig { trace, ..ServerConfig::default() })?;
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
+    runtime.block_on(async {
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await?;
+        println!("serving {} at http://{} until it is killed", script.display(), listener.local_addr()?);
+        ds4_server::serve(state, listener, std::future::pending()).await;
+        Ok(())
+    })
+}
