@@ -20,6 +20,17 @@ impl TokenMask {
         mask
     }
 
+    /// A mask over `n_vocab` tokens from 32 of them per word, the lowest id in the lowest bit. Words that are missing allow none,
+    /// bits beyond the vocabulary are ignored.
+    pub fn from_words_32(words: &[u32], n_vocab: usize) -> Self {
+        let mut mask = Self::none(n_vocab);
+        for (word, pair) in mask.words.iter_mut().zip(words.chunks(2)) {
+            let high = pair.get(1).copied().unwrap_or(0);
+            *word = u64::from(pair[0]) | u64::from(high) << 32;
+        }
+        mask
+    }
+
     /// Allows a token. One outside the vocabulary is ignored.
     pub fn allow(&mut self, token: u32) -> &mut Self {
         if let Some(word) = self.words.get_mut(token as usize / 64) {
@@ -81,6 +92,15 @@ mod tests {
                 assert!(!none.allows(token));
             }
         }
+    }
+
+    #[test]
+    fn words_of_32_tokens_are_read_in_order() {
+        let mask = TokenMask::from_words_32(&[0b101, 1 << 31, 1], 70);
+        let allowed: Vec<u32> = (0..200).filter(|&token| mask.allows(token)).collect();
+        assert_eq!(allowed, [0, 2, 63, 64]);
+        assert_eq!(TokenMask::from_words_32(&[], 70), TokenMask::none(70));
+        assert!(!TokenMask::from_words_32(&[u32::MAX; 9], 70).allows(70));
     }
 
     #[test]
