@@ -1,7 +1,9 @@
 //! The operations that a device has to offer: the seam between the model and its kernels.
 
+use std::ops::Range;
+
 use crate::numerics::Numerics;
-use crate::state::SequenceState;
+use crate::state::{SequenceState, StateParts};
 use crate::{Model, ModelError, Rows, Sequence};
 
 /// Which of a layer's two sublayers a hyper-connection belongs to.
@@ -80,6 +82,17 @@ pub trait Backend {
 
     /// The sequence on this device that a host state describes.
     fn import(&self, state: &Sequence) -> Result<Self::Sequence, ModelError>;
+
+    /// Full pages of the sequence's state and the rest of it, for a store. Backends whose memory is elsewhere may have a way
+    /// that does not copy the pages that are not asked for.
+    fn export_parts(&self, sequence: &Self::Sequence, pages: Range<usize>) -> Result<StateParts, ModelError> {
+        Ok(self.export(sequence)?.parts(pages))
+    }
+
+    /// A name for how it computes. States of backends with different names are never mixed: their bits may differ.
+    fn arithmetic(&self) -> &'static str {
+        std::any::type_name::<Self>()
+    }
 
     /// Prepares for a batch. The rows are valid (tokens inside the vocabulary, sequences at the right positions).
     fn begin(&mut self, rows: &Rows) -> Result<(), ModelError>;

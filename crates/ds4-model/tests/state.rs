@@ -48,6 +48,39 @@ fn another_model_or_precision_is_refused() {
 }
 
 #[test]
+fn parts_make_the_same_state_again() {
+    for len in [1, 127, 128, 131, 132, 256, 300] {
+        let (sequence, identity) = computed(len);
+        let full = len / 128;
+        let parts = sequence.parts(0..full);
+        assert_eq!(parts.pages.len(), full);
+        let again = Sequence::from_parts(sequence.layout(), len, parts.clone()).expect("the right parts");
+        assert!(again.to_bytes(identity) == sequence.to_bytes(identity), "{len} tokens");
+        Sequence::from_parts(sequence.layout(), len + 128, parts.clone()).expect_err("a page too few");
+        let mut cut = parts.clone();
+        cut.rest.pop();
+        Sequence::from_parts(sequence.layout(), len, cut).expect_err("cut off");
+        if full > 0 {
+            let mut cut = parts;
+            cut.pages[0] = Arc::default();
+            Sequence::from_parts(sequence.layout(), len, cut).expect_err("an empty page");
+        }
+    }
+}
+
+#[test]
+fn pages_computed_twice_can_lie_in_memory_once() {
+    let (first, identity) = computed(300);
+    let (mut second, _) = computed(290);
+    let before = second.to_bytes(identity);
+    assert_ne!(first.page_use(0), second.page_use(0));
+    second.share_pages(&first, 9);
+    assert_eq!((first.page_use(0), first.page_use(1)), (second.page_use(0), second.page_use(1)));
+    assert_ne!(first.page_use(2), second.page_use(2), "the page that has begun stays its own");
+    assert!(second.to_bytes(identity) == before);
+}
+
+#[test]
 fn a_fork_does_not_see_what_the_other_writes() {
     let (sequence, identity) = computed(130);
     let before = sequence.to_bytes(identity);
@@ -81,6 +114,9 @@ fn a_full_size_context_takes_little_memory() {
     assert_eq!(packed.index_row.bytes(), 68);
     assert!((packed.bytes_per_token() - 3508.84).abs() < 0.1, "{}", packed.bytes_per_token());
     assert!(packed.sequence_bytes(1 << 20) < 4 << 30);
+    assert_eq!(packed.tokens_within(packed.sequence_bytes(1 << 20)), 1 << 20);
+    assert_eq!(packed.tokens_within(packed.sequence_bytes(1 << 20) - 1), (1 << 20) - 128);
+    assert_eq!(packed.tokens_within(1000), 0);
     assert_eq!(StateLayout::new(&config, KvPrecision::Exact).bytes_per_token(), 13760.0);
 }
 

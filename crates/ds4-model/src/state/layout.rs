@@ -80,13 +80,23 @@ impl StateLayout {
         tokens.div_ceil(self.page_tokens) * self.page_bytes + self.ring_bytes + self.frontier_len * 4
     }
 
+    /// The longest sequence whose state takes at most `bytes`, in tokens; 0 if none does.
+    pub fn tokens_within(&self, bytes: usize) -> usize {
+        let fixed = self.ring_bytes + self.frontier_len * 4;
+        let Some(for_pages) = bytes.checked_sub(fixed) else { return 0 };
+        match for_pages.checked_div(self.page_bytes) {
+            Some(pages) => pages.saturating_mul(self.page_tokens),
+            None => usize::MAX,
+        }
+    }
+
     /// Bytes that one more token of context costs, on average.
     pub fn bytes_per_token(&self) -> f64 {
         self.page_bytes as f64 / self.page_tokens as f64
     }
 
     /// A number that tells layouts apart whose bytes would be read differently.
-    pub(super) fn fingerprint(&self) -> u64 {
+    pub fn fingerprint(&self) -> u64 {
         let mut words = vec![self.kv_row.bytes(), self.kv_row.dim(), self.index_row.bytes(), self.index_row.dim()];
         words.extend([self.window, self.page_tokens]);
         words.extend(self.layers.iter().map(|layer| layer.ratio));

@@ -10,6 +10,7 @@
 //! The bytes of a state depend on the tokens alone, not on how they were cut into batches.
 
 mod layout;
+mod parts;
 mod row_format;
 mod serial;
 
@@ -18,6 +19,7 @@ use std::sync::Arc;
 use crate::conformance::relative_rms;
 
 pub use layout::StateLayout;
+pub use parts::StateParts;
 pub use row_format::{IndexRowFormat, KvRowFormat};
 
 /// What the forward pass needs to know of any backend's sequence.
@@ -35,6 +37,37 @@ pub trait SequenceState {
 
     /// A second sequence with the same state: pages shared, the rest copied.
     fn fork(&self) -> Self;
+
+    /// Bytes that belong to this sequence alone: everything but pages. A state that cannot say counts as nothing.
+    fn own_bytes(&self) -> usize {
+        0
+    }
+
+    /// Number of pages that it holds, the one that has begun included.
+    fn page_count(&self) -> usize {
+        0
+    }
+
+    /// Page number `index`, for counting pages that are shared once. `None` behind the last.
+    fn page_use(&self, index: usize) -> Option<PageUse> {
+        let _ = index;
+        None
+    }
+
+    /// Takes the first `pages` pages, which are full, from `other`, which has computed the same tokens there: equal
+    /// bytes, which then lie in memory once.
+    fn share_pages(&mut self, other: &Self, pages: usize) {
+        let _ = (other, pages);
+    }
+}
+
+/// A page that a sequence holds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct PageUse {
+    /// Equal for two sequences if and only if they share the page, for as long as one of them holds it.
+    pub id: usize,
+    /// Its size in bytes.
+    pub bytes: usize,
 }
 
 /// A sequence's state in host memory.
@@ -58,6 +91,26 @@ impl SequenceState for Sequence {
 
     fn fork(&self) -> Self {
         self.clone()
+    }
+
+    fn own_bytes(&self) -> usize {
+        self.rings.len() + self.frontiers.len() * 4
+    }
+
+    fn page_count(&self) -> usize {
+        self.pages.len()
+    }
+
+    fn page_use(&self, index: usize) -> Option<PageUse> {
+        self.pages.get(index).map(|page| PageUse { id: Arc::as_ptr(page).addr(), bytes: page.len() })
+    }
+
+    fn share_pages(&mut self, other: &Self, pages: usize) {
+        let full = (self.len.min(other.len) / self.layout.page_tokens).min(pages);
+        for (mine, theirs) in self.pages.iter_mut().zip(&other.pages).take(full) {
+            debug_assert!(mine == theirs, "pages of the same tokens are equal");
+            *mine = Arc::clone(theirs);
+        }
     }
 }
 
