@@ -95,6 +95,10 @@ pub struct Limits {
     pub replay_bytes: usize,
     /// Most sampled turns that are kept for exact replay.
     pub replay_turns: usize,
+    /// Most responses that are kept to be continued.
+    pub stored_responses: usize,
+    /// Most bytes of these.
+    pub stored_bytes: usize,
 }
 
 impl Default for Limits {
@@ -111,6 +115,8 @@ impl Default for Limits {
             tool_bytes: 8 << 20,
             replay_bytes: 512 << 20,
             replay_turns: 100_000,
+            stored_responses: 1000,
+            stored_bytes: 256 << 20,
         }
     }
 }

@@ -85,6 +85,11 @@ pub struct Field<'a> {
 }
 
 impl<'a> Field<'a> {
+    /// A value that was made of the request's field at `path`.
+    pub fn at(value: &'a Json, path: impl Into<String>) -> Self {
+        Self { value, path: path.into() }
+    }
+
     /// Its path, such as `messages[3].content`.
     pub fn path(&self) -> &str {
         &self.path

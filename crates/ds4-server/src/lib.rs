@@ -48,6 +48,7 @@ mod openai;
 mod paths;
 mod replay;
 mod request_fields;
+mod responses;
 mod router;
 mod serve;
 pub mod sse;

@@ -2,7 +2,7 @@
 
 use serde_json::{Value, json};
 
-use crate::generation::Usage;
+use crate::generation::{ScoredToken, TokenLogprob, Usage};
 
 /// Token counts as chat and completions report them, with the fields of DeepSeek's own API beside OpenAI's.
 pub fn usage(usage: &Usage) -> Value {
@@ -15,6 +15,24 @@ pub fn usage(usage: &Usage) -> Value {
         "completion_tokens_details": { "reasoning_tokens": usage.reasoning_tokens },
         "prompt_cache_hit_tokens": usage.cached_tokens,
         "prompt_cache_miss_tokens": missed,
+    })
+}
+
+/// Log-probabilities of tokens, as chat and responses report them.
+pub fn logprob_entries(logprobs: &[TokenLogprob]) -> Vec<Value> {
+    let entry = |logprob: &TokenLogprob| {
+        let mut entry = scored(&logprob.token);
+        entry["top_logprobs"] = logprob.top.iter().map(scored).collect();
+        entry
+    };
+    logprobs.iter().map(entry).collect()
+}
+
+fn scored(token: &ScoredToken) -> Value {
+    json!({
+        "token": String::from_utf8_lossy(&token.bytes),
+        "logprob": logprob(token.logprob),
+        "bytes": token.bytes,
     })
 }
 

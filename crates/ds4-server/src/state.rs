@@ -13,6 +13,7 @@ use crate::generation::{GenerationRequest, GenerationStream, Prepared, prepare};
 use crate::ids::IdSource;
 use crate::metrics::Metrics;
 use crate::replay::ReplayStore;
+use crate::responses::{ResponseStore, Seal};
 use crate::trace::Trace;
 
 /// The server's state. Clones are handles of the same one.
@@ -25,6 +26,8 @@ struct Shared {
     config: ServerConfig,
     ids: Arc<IdSource>,
     replay: ReplayStore,
+    responses: ResponseStore,
+    seal: Arc<Seal>,
     metrics: Metrics,
     trace: Option<Trace>,
     started: u64,
@@ -61,6 +64,8 @@ impl AppState {
         Ok(Self(Arc::new(Shared {
             ids: Arc::new(IdSource::new()?),
             replay: ReplayStore::new(config.limits.replay_turns, config.limits.replay_bytes),
+            responses: ResponseStore::new(config.limits.stored_responses, config.limits.stored_bytes),
+            seal: Arc::new(Seal::new(&config.api_keys)),
             metrics: Metrics::default(),
             started: unix_seconds(),
             trace,
@@ -98,6 +103,16 @@ impl AppState {
     /// Turns that can be replayed.
     pub fn replay(&self) -> &ReplayStore {
         &self.0.replay
+    }
+
+    /// Responses that can be continued.
+    pub(crate) fn responses(&self) -> &ResponseStore {
+        &self.0.responses
+    }
+
+    /// What reasoning is sealed with.
+    pub(crate) fn seal(&self) -> &Arc<Seal> {
+        &self.0.seal
     }
 
     /// The counters.

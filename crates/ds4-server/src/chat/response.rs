@@ -2,8 +2,8 @@
 
 use serde_json::{Value, json};
 
-use crate::generation::{FinishReason, ScoredToken, TokenLogprob, Turn, Usage};
-use crate::openai::usage;
+use crate::generation::{FinishReason, Turn, Usage};
+use crate::openai::{logprob_entries, usage};
 use crate::state::{AppState, unix_seconds};
 
 /// What all chunks of an answer have in common.
@@ -46,9 +46,9 @@ impl Envelope {
             message["tool_calls"] = calls.collect();
         }
         let logprobs = logprobs.then(|| {
-            let mut report = json!({ "content": entries(&turn.logprobs) });
+            let mut report = json!({ "content": logprob_entries(&turn.logprobs) });
             if thinking {
-                report["reasoning_content"] = entries(&turn.reasoning_logprobs);
+                report["reasoning_content"] = json!(logprob_entries(&turn.reasoning_logprobs));
             }
             report
         });
@@ -95,22 +95,4 @@ pub fn finish_reason(reason: &FinishReason) -> &'static str {
         FinishReason::ToolCalls => "tool_calls",
         FinishReason::Length => "length",
     }
-}
-
-/// Log-probabilities of tokens.
-pub fn entries(logprobs: &[TokenLogprob]) -> Value {
-    let entry = |logprob: &TokenLogprob| {
-        let mut entry = scored(&logprob.token);
-        entry["top_logprobs"] = logprob.top.iter().map(scored).collect();
-        entry
-    };
-    logprobs.iter().map(entry).collect()
-}
-
-fn scored(token: &ScoredToken) -> Value {
-    json!({
-        "token": String::from_utf8_lossy(&token.bytes),
-        "logprob": crate::openai::logprob(token.logprob),
-        "bytes": token.bytes,
-    })
 }

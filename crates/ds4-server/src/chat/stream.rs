@@ -2,10 +2,10 @@
 
 use serde_json::{Value, json};
 
-use super::response::{Envelope, entries, finish_reason};
+use super::response::{Envelope, finish_reason};
 use crate::error::Family;
 use crate::generation::{Delta, GenerationEvent};
-use crate::openai::usage;
+use crate::openai::{logprob_entries, usage};
 use crate::sse::{Frames, StreamFormat};
 
 /// Writes chunks: the role, one field per delta, the end, the usage, and the end mark.
@@ -30,7 +30,7 @@ impl ChatStream {
     fn text(&self, field: &str, logprobs_field: &str, delta: Delta, frames: &mut Frames) {
         let mut choice = json!({ "index": 0, "delta": { field: delta.text } });
         if !delta.logprobs.is_empty() {
-            choice["logprobs"] = json!({ logprobs_field: entries(&delta.logprobs) });
+            choice["logprobs"] = json!({ logprobs_field: logprob_entries(&delta.logprobs) });
         }
         choice["finish_reason"] = Value::Null;
         frames.data(&self.envelope.chunk(json!([choice])));

@@ -3,4 +3,5 @@
 mod chat;
 mod completions;
 mod refusals;
+mod responses;
 mod support;

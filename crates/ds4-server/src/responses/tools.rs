@@ -1,0 +1,184 @@
+//! The tools of a request, and what the names that the model calls stand for.
+
+use std::collections::HashMap;
+
+use ds4_chat::conversation::{Tool, ToolChoice};
+use ds4_chat::json::Json;
+
+use crate::config::ServerConfig;
+use crate::error::{ApiError, ErrorKind};
+use crate::fields::{Field, Object};
+use crate::request_fields::ToolList;
+
+/// A tool as the client knows it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ClientTool {
+    /// Its name within its namespace.
+    pub name: String,
+    /// The namespace.
+    pub namespace: Option<String>,
+    /// Whether it takes free text instead of JSON arguments.
+    pub is_custom: bool,
+}
+
+/// The tools of a request: those that the model is shown, and their names as the client knows them.
+#[derive(Debug, Default)]
+pub struct Tools {
+    /// For the prompt, in the request's order.
+    pub shown: Vec<Tool>,
+    /// By the name that the model knows.
+    known: HashMap<String, ClientTool>,
+    /// What is left out, for the trace.
+    pub left_out: Vec<String>,
+}
+
+/// The name that the model knows a tool of a namespace by.
+pub fn flat_name(namespace: Option<&str>, name: &str) -> String {
+    namespace.map_or_else(|| name.to_owned(), |namespace| format!("{namespace}__{name}"))
+}
+
+impl Tools {
+    /// Reads `tools`. Types that the hosted service runs itself, such as `web_search`, are left out.
+    ///
+    /// # Errors
+    /// The first tool that is wrong, by its path.
+    pub fn read(object: &Object<'_>, config: &ServerConfig) -> Result<Self, ApiError> {
+        let mut tools = Self::default();
+        let mut list = ToolList::new(&config.limits);
+        for field in object.get("tools").map(|field| field.array()).transpose()?.unwrap_or_default() {
+            let tool = field.object()?;
+            if tool.required("type")?.str()? != "namespace" {
+                tools.add(&tool, None, &mut list)?;
+                continue;
+            }
+            let namespace = tool.required("name")?.str()?;
+            for field in tool.required("tools")?.array()? {
+                tools.add(&field.object()?, Some(namespace), &mut list)?;
+            }
+        }
+        tools.shown = list.into_tools();
+        Ok(tools)
+    }
+
+    fn add(&mut self, tool: &Object<'_>, namespace: Option<&str>, list: &mut ToolList<'_>) -> Result<(), ApiError> {
+        let kind = tool.get("type").map(|kind| kind.str()).transpose()?.unwrap_or("function");
+        if !matches!(kind, "function" | "custom") {
+            self.left_out.push(format!("{} of type {kind:?}", tool.path()));
+            return Ok(());
+        }
+        let name = tool.required("name")?;
+        let known = flat_name(namespace, name.str()?);
+        let known_json = Json::from(known.as_str());
+        let known_field = Field::at(&known_json, name.path());
+        if kind == "custom" {
+            let description = Json::String(custom_description(tool)?);
+            let parameters = custom_parameters();
+            let description = Field::at(&description, tool.path_of("description"));
+            list.add(&known_field, Some(&description), Some(&Field::at(&parameters, tool.path_of("format"))))?;
+        } else {
+            list.add(&known_field, tool.get("description").as_ref(), tool.get("parameters").as_ref())?;
+        }
+        let client_tool = ClientTool {
+            name: name.str()?.to_owned(),
+            namespace: namespace.map(str::to_owned),
+            is_custom: kind == "custom",
+        };
+        self.known.insert(known, client_tool);
+        Ok(())
+    }
+
+    /// The tool that the model calls by this name. One that does not exist is a function to the client, which tells the
+    /// model so.
+    pub fn by_known_name(&self, name: &str) -> ClientTool {
+        self.known.get(name).cloned().unwrap_or_else(|| ClientTool {
+            name: name.to_owned(),
+            namespace: None,
+            is_custom: false,
+        })
+    }
+}
+
+/// A free-form tool is shown as a function of one text. A grammar, if the client gives one, is told in words.
+fn custom_description(tool: &Object<'_>) -> Result<String, ApiError> {
+    let mut text = tool.get("description").map(|field| field.str()).transpose()?.unwrap_or_default().to_owned();
+    let Some(format) = tool.get("format").map(|field| field.object()).transpose()? else { return Ok(text) };
+    if format.required("type")?.str()? != "grammar" {
+        return Ok(text);
+    }
+    // The definition stands beside the type, or in an object of its own.
+    let nested = format.get("grammar").map(|field| field.object()).transpose()?;
+    let grammar = nested.as_ref().unwrap_or(&format);
+    let syntax = grammar.get("syntax").map(|field| field.str()).transpose()?.unwrap_or("lark");
+    let definition = grammar.required("definition")?.str()?;
+    if !text.is_empty() {
+        text.push_str("\n\n");
+    }
+    text.push_str(&format!("The input must follow this grammar ({syntax}):\n{}", definition.trim_end()));
+    Ok(text)
+}
+
+fn custom_parameters() -> Json {
+    let object = |entries: Vec<(&str, Json)>| {
+        Json::Object(entries.into_iter().map(|(name, value)| (name.to_owned(), value)).collect())
+    };
+    let input = object(vec![("type", Json::from("string"))]);
+    object(vec![
+        ("type", Json::from("object")),
+        ("properties", object(vec![("input", input)])),
+        ("required", Json::Array(vec![Json::from("input")])),
+    ])
+}
+
+/// Reads `tool_choice`.
+///
+/// # Errors
+/// A value that means nothing, or that demands a tool which the model is not shown.
+pub fn tool_choice(object: &Object<'_>, tools: &Tools) -> Result<ToolChoice, ApiError> {
+    let Some(field) = object.get("tool_choice") else { return Ok(ToolChoice::Auto) };
+    if field.json().as_str().is_some() {
+        return mode(&field);
+    }
+    let choice = field.object()?;
+    let kind = choice.required("type")?;
+    match kind.str()? {
+        "function" | "custom" => Ok(ToolChoice::Named(named(&choice)?)),
+        "allowed_tools" => allowed_tools(&choice),
+        other if tools.left_out.iter().any(|left_out| left_out.ends_with(&format!("{other:?}"))) => {
+            let message = format!("{} demands a tool of type {other:?}, which this server does not run", field.path());
+            Err(ApiError::unsupported(ErrorKind::UnsupportedValue, field.path(), message))
+        }
+        _ => Err(kind.must_be("\"function\", \"custom\" or \"allowed_tools\"")),
+    }
+}
+
+fn mode(field: &Field<'_>) -> Result<ToolChoice, ApiError> {
+    match field.str()? {
+        "none" => Ok(ToolChoice::None),
+        "auto" => Ok(ToolChoice::Auto),
+        "required" | "any" => Ok(ToolChoice::Required),
+        _ => Err(field.must_be("one of none, auto, required, or an object")),
+    }
+}
+
+fn named(choice: &Object<'_>) -> Result<String, ApiError> {
+    let namespace = choice.get("namespace").map(|field| field.str()).transpose()?;
+    Ok(flat_name(namespace, choice.required("name")?.str()?))
+}
+
+/// All tools stay visible, so that the prompt's beginning does not change from turn to turn.
+fn allowed_tools(choice: &Object<'_>) -> Result<ToolChoice, ApiError> {
+    let mode = mode(&choice.required("mode")?)?;
+    let allowed = choice.required("tools")?;
+    let mut names = Vec::new();
+    for field in allowed.array()? {
+        let tool = field.object()?;
+        if matches!(tool.required("type")?.str()?, "function" | "custom") {
+            names.push(named(&tool)?);
+        }
+    }
+    match (mode, names.as_slice()) {
+        (_, []) => Ok(ToolChoice::None),
+        (ToolChoice::Required, [name]) => Ok(ToolChoice::Named(name.clone())),
+        (mode, _) => Ok(mode),
+    }
+}
