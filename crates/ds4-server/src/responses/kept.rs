@@ -125,5 +125,5 @@ fn not_found(id: &str) -> ApiError {
 /// A parameter of a query. Values that need escapes mean nothing here.
 fn parameter<'q>(query: Option<&'q str>, name: &str) -> Option<&'q str> {
     let pairs = query?.split('&').filter_map(|pair| pair.split_once('='));
-    pairs.filter(|(key, _)| *key == name).map(|(_, value)| value).last()
+    pairs.filter(|(key, _)| *key == name).map(|(_, value)| value).next_back()
 }

@@ -185,7 +185,8 @@ fn what_is_cut_says_so() {
     server.answers(CALLS);
     body["tools"] = tools();
     let (before, _) = CALLS.split_once("</{{D}}parameter>").expect("a value");
-    body["max_output_tokens"] = json!(crate::support::tokens(&server.tokenizer, before).len());
+    body["max_output_tokens"] =
+        json!(ds4_scripted::Answer::spelled(&server.tokenizer, before).tokens(&server.tokenizer, true).len());
     body["stream"] = json!(false);
     let cut = server.post(PATH, &body).json();
     let output = cut["output"].as_array().expect("a list");
@@ -200,7 +201,7 @@ fn what_is_cut_says_so() {
 fn a_failure_is_the_last_event_and_does_not_look_like_an_end() {
     let server = Server::scripted(ServerConfig::default(), options());
     server.answers("one two three four five");
-    server.script(|script| script.fail_at = Some(3));
+    server.script.fail_at(3);
     let body = json!({ "input": "Count", "reasoning": { "effort": "none" }, "stream": true });
     let answer = server.post(PATH, &body);
     let events = events(&answer);
@@ -218,7 +219,7 @@ fn a_long_prefill_repeats_in_progress_with_the_same_id() {
     let config = ServerConfig { keepalive: Duration::from_millis(60), ..ServerConfig::default() };
     let server = Server::scripted(config, EngineOptions { prefill_chunk: 4, ..options() });
     server.answers("Hm.{{/think}}Yes.");
-    server.script(|script| script.step = Duration::from_millis(50));
+    server.script.set_step(Duration::from_millis(50));
     let body = json!({ "input": "a b c d e f g h i j k l m n o p q r s t u v w x y z", "stream": true });
     let events = events(&server.post(PATH, &body));
     let alive: Vec<&Value> = events.iter().filter(|event| event["type"] == "response.in_progress").collect();
