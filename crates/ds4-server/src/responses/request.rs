@@ -17,7 +17,7 @@ use crate::config::ServerConfig;
 use crate::error::{ApiError, ErrorKind};
 use crate::fields::{Field, Object};
 use crate::generation::{ChatPrompt, ClientSampling, GenerationRequest, PromptSource};
-use crate::request_fields::{MAX_TOKENS, ThinkingFields, sampling, thinking};
+use crate::request_fields::{MAX_TOKENS, ThinkingFields, logit_bias, sampling, stop, thinking};
 
 /// A request for a response that is worth preparing.
 #[derive(Debug)]
@@ -118,6 +118,7 @@ impl ResponsesRequest {
         let max_tokens = max_tokens.map(|field| field.integer(1, MAX_TOKENS)).transpose()?;
         let parallel = flag(&object, "parallel_tool_calls")?.unwrap_or(true);
         let sampling = response_sampling(&object, &include)?;
+        let stop = object.get("stop").map(|field| stop(&field)).transpose()?.unwrap_or_default();
         let store = flag(&object, "store")?.unwrap_or(true);
         let stream = flag(&object, "stream")?.unwrap_or(false);
         for name in WITHOUT_EFFECT {
@@ -134,6 +135,7 @@ impl ResponsesRequest {
             generation: GenerationRequest {
                 sampling,
                 max_tokens: max_tokens.and_then(|value| usize::try_from(value).ok()),
+                stop,
                 ..GenerationRequest::new(Api::Responses, PromptSource::Chat(chat))
             },
             model: model.unwrap_or(&config.model_id).to_owned(),
@@ -279,8 +281,12 @@ fn summary_wanted(field: &Field<'_>) -> Result<bool, ApiError> {
     }
 }
 
+/// The parameters that all APIs share; OpenAI's own responses have neither a seed nor a bias.
 fn response_sampling(object: &Object<'_>, include: &HashSet<&str>) -> Result<ClientSampling, ApiError> {
     let mut sampling = sampling(object)?;
+    if let Some(field) = object.get("logit_bias") {
+        sampling.logit_bias = logit_bias(&field)?;
+    }
     let top = object.get("top_logprobs").map(|field| field.integer(0, 20)).transpose()?;
     if include.contains("message.output_text.logprobs") {
         sampling.logprobs = Some(top.and_then(|top| usize::try_from(top).ok()).unwrap_or(0));
