@@ -1,11 +1,13 @@
 //! Health, metrics and properties. Nothing here waits for a generation.
 
+use std::fmt::Display;
+
 use axum::Router;
 use axum::extract::State;
 use axum::http::header;
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
-use serde_json::{Value, json};
+use serde_json::json;
 
 use crate::metrics;
 use crate::state::AppState;
@@ -20,8 +22,8 @@ pub fn routes() -> Router<AppState> {
         .route("/props", get(props))
 }
 
-/// A JSON response.
-pub(crate) fn json_response(body: &Value) -> Response {
+/// A JSON response: a JSON value of either kind.
+pub(crate) fn json_response(body: &impl Display) -> Response {
     ([(header::CONTENT_TYPE, "application/json")], body.to_string()).into_response()
 }
 

@@ -18,6 +18,7 @@ pub fn router(state: AppState) -> Router {
         .merge(crate::chat::routes())
         .merge(crate::completions::routes())
         .merge(crate::responses::routes())
+        .merge(crate::messages::routes())
         .fallback(not_found)
         .method_not_allowed_fallback(method_not_allowed)
         .layer(middleware::from_fn_with_state(state.clone(), guard::guard))

@@ -5,22 +5,14 @@ use ds4_chat::conversation::{AssistantMessage, Block, Content, Instructions, Mes
 use crate::config::ServerConfig;
 use crate::error::ApiError;
 use crate::fields::{Field, Object};
-use crate::request_fields::{Owner, check_history, parts, without_billing_line};
+use crate::request_fields::{Owner, check_history, message_list, parts, without_billing_line};
 
 /// Reads the messages. Message *i* of the conversation is message *i* of the request.
 ///
 /// # Errors
 /// The first message that is wrong, by its path.
 pub fn messages(field: &Field<'_>, config: &ServerConfig) -> Result<Vec<Message>, ApiError> {
-    let fields = field.array()?;
-    if fields.is_empty() {
-        return Err(field.refused(format!("{} is empty; send at least one message", field.path())));
-    }
-    if fields.len() > config.limits.messages {
-        let message =
-            format!("{} has {} entries; at most {} are accepted", field.path(), fields.len(), config.limits.messages);
-        return Err(field.refused(message));
-    }
+    let fields = message_list(field, &config.limits)?;
     let last = fields.len() - 1;
     let mut messages = Vec::with_capacity(fields.len());
     for (index, field) in fields.iter().enumerate() {

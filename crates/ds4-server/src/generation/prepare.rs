@@ -10,7 +10,7 @@ use ds4_engine::{Request, StopMatcher};
 use super::guide::{DemandedCall, TurnGuide};
 use super::json_answer::JsonAnswer;
 use super::request::{ChatPrompt, GenerationRequest, PromptSource, default_max_tokens};
-use super::turn_text::TurnText;
+use super::turn_text::{Place, TurnText};
 use crate::api::Api;
 use crate::error::ApiError;
 use crate::state::AppState;
@@ -45,6 +45,11 @@ impl Prepared {
     /// The prompt.
     pub fn prompt(&self) -> &[u32] {
         &self.request.prompt
+    }
+
+    /// Whether the answer begins with reasoning, or goes on with it.
+    pub fn begins_with_reasoning(&self) -> bool {
+        self.text.place() == Place::Reasoning
     }
 
     /// Earlier turns whose sampled tokens are in the prompt.

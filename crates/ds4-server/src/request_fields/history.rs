@@ -1,10 +1,29 @@
-//! Whether calls and results of a conversation belong together.
+//! The messages of a conversation: how many there may be, and whether calls and results belong together.
 
 use std::collections::HashMap;
 
 use ds4_chat::conversation::{AssistantMessage, Message};
 
+use crate::config::Limits;
 use crate::error::ApiError;
+use crate::fields::Field;
+
+/// The elements of an array of messages: at least one, and not too many.
+///
+/// # Errors
+/// It is not an array, or has the wrong length.
+pub fn message_list<'a>(field: &Field<'a>, limits: &Limits) -> Result<Vec<Field<'a>>, ApiError> {
+    let messages = field.array()?;
+    if messages.is_empty() {
+        return Err(field.refused(format!("{} is empty; send at least one message", field.path())));
+    }
+    if messages.len() > limits.messages {
+        let message =
+            format!("{} has {} entries; at most {} are accepted", field.path(), messages.len(), limits.messages);
+        return Err(field.refused(message));
+    }
+    Ok(messages)
+}
 
 /// Checks that every call is answered exactly once before the next assistant turn, and every result answers a call.
 /// A model that sees half of an exchange makes things up, and the agent that lost the other half does not notice.

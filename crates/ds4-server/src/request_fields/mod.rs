@@ -7,7 +7,7 @@ mod thinking;
 mod tools;
 
 pub use content::{Owner, parts, without_billing_line};
-pub use history::check_history;
+pub use history::{check_history, message_list};
 pub use sampling::{MAX_TOKENS, logit_bias, sampling, stop};
 pub use thinking::{ThinkingFields, thinking};
 pub use tools::ToolList;

@@ -2,6 +2,7 @@
 
 mod chat;
 mod completions;
+mod messages;
 mod refusals;
 mod responses;
 mod support;

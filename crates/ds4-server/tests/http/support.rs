@@ -149,6 +149,19 @@ impl Answer {
         serde_json::from_str(&self.text).unwrap_or_else(|error| panic!("{error}: {}", self.text))
     }
 
+    /// Name and JSON of the frames of a stream whose events have names.
+    pub fn events(&self) -> Vec<(String, Value)> {
+        let event = |frame: &str| {
+            let (name, data) = frame.strip_prefix("event: ")?.split_once("\ndata: ")?;
+            let data = serde_json::from_str(data).unwrap_or_else(|error| panic!("{error}: {frame}"));
+            Some((name.to_owned(), data))
+        };
+        self.text
+            .split_terminator("\n\n")
+            .map(|frame| event(frame).unwrap_or_else(|| panic!("no event: {frame}")))
+            .collect()
+    }
+
     /// The JSON of the frames; the end mark is a string.
     pub fn frames(&self) -> Vec<Value> {
         let data = self.text.split("\n\n").filter_map(|frame| frame.strip_prefix("data: "));
