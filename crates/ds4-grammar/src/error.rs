@@ -35,18 +35,29 @@ pub enum GrammarError {
 /// Longest reason that is passed on, in characters.
 const LONGEST_REASON: usize = 300;
 
-/// The first line of a library's error: what follows it quotes the grammar, which the client did not write.
+/// What a library's error says, without the lines that quote the grammar, which the client did not write.
 pub(crate) fn reason(error: &impl std::fmt::Display) -> String {
     let text = error.to_string();
-    let line = text.lines().find(|line| !line.trim().is_empty()).unwrap_or("no reason is known").trim();
-    let line = line.strip_prefix("ERROR:").unwrap_or(line).trim();
-    let line = match line {
-        "NoExtension" | "NoExtensionBias" => "nothing satisfies it",
-        "LexerTooComplex" | "ParserTooComplex" => "it is too complex",
-        line => line,
+    let mut lines = text.lines().map(str::trim).filter(|line| !line.is_empty());
+    let first = lines.next().unwrap_or("no reason is known");
+    // "at LINE(COLUMN): " is a place in the grammar.
+    let first = match first.split_once("): ") {
+        Some((place, rest)) if place.starts_with("at ") => rest,
+        _ => first.strip_prefix("ERROR: ").unwrap_or(first),
     };
-    match line.char_indices().nth(LONGEST_REASON) {
-        Some((end, _)) => format!("{}…", &line[..end]),
-        None => line.to_owned(),
+    let first = first.strip_prefix("failed to compile JSON schema: ").unwrap_or(first);
+    let reason = match first {
+        "NoExtension" | "NoExtensionBias" => "nothing satisfies it".to_owned(),
+        "LexerTooComplex" | "ParserTooComplex" => "it is too complex".to_owned(),
+        // A regular expression is quoted over several lines, and then comes what is wrong with it.
+        _ if first.ends_with(':') => match lines.find_map(|line| line.strip_prefix("error: ")) {
+            Some(detail) => format!("{first} {detail}"),
+            None => first.trim_end_matches(':').to_owned(),
+        },
+        _ => first.replace(" without 'referencing' feature", ", nothing is fetched"),
+    };
+    match reason.char_indices().nth(LONGEST_REASON) {
+        Some((end, _)) => format!("{}…", &reason[..end]),
+        None => reason,
     }
 }

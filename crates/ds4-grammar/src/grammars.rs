@@ -47,13 +47,21 @@ pub struct Grammars {
     tokenizer: Arc<Tokenizer>,
     factory: OnceLock<Result<ParserFactory, String>>,
     threads: OnceLock<Arc<MaskThreads>>,
+    /// Held while a grammar is compiled: one at a time, so that costly ones take one processor and the memory of one.
+    compiling: Mutex<()>,
     kept: Mutex<LruCache<String, Grammar>>,
 }
 
 impl Grammars {
     /// For the vocabulary of `tokenizer`. Nothing is prepared yet.
     pub fn new(tokenizer: Arc<Tokenizer>) -> Self {
-        Self { tokenizer, factory: OnceLock::new(), threads: OnceLock::new(), kept: Mutex::new(LruCache::new(KEPT)) }
+        Self {
+            tokenizer,
+            factory: OnceLock::new(),
+            threads: OnceLock::new(),
+            compiling: Mutex::new(()),
+            kept: Mutex::new(LruCache::new(KEPT)),
+        }
     }
 
     /// Compiles what `shape` says. The first call prepares the vocabulary, which takes a fraction of a second; another takes
@@ -63,6 +71,10 @@ impl Grammars {
     /// A schema that cannot be enforced, or is too costly.
     pub fn compile(&self, shape: &Shape) -> Result<Grammar, GrammarError> {
         let text = calls::grammar_text(shape, self.dsml()?)?;
+        if let Some(grammar) = self.lock().get(&text) {
+            return Ok(grammar.clone());
+        }
+        let _one_at_a_time = self.compiling.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(grammar) = self.lock().get(&text) {
             return Ok(grammar.clone());
         }

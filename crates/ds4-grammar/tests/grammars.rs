@@ -251,9 +251,11 @@ fn what_cannot_be_enforced_is_refused_with_a_reason() {
         r#"{"type": "unknown"}"#,
     ] {
         let error = format(text).expect_err(text);
+        println!("{error}");
         assert!(matches!(error, GrammarError::Format { .. }), "{text}: {error}");
         let message = error.to_string();
         assert!(message.lines().count() == 1 && message.len() < 500, "{message}");
+        assert!(!message.ends_with(':') && !message.contains("x-guidance") && !message.contains("at 1("), "{message}");
     }
     let tool = |name: &str, parameters: &str| ToolShape { name: name.to_owned(), parameters: Some(schema(parameters)) };
     for parameters in [

@@ -43,6 +43,15 @@ impl Api {
         }
     }
 
+    /// The field of a request that holds the schema of the answer.
+    pub fn format_field(self) -> &'static str {
+        match self {
+            Self::Chat | Self::Completions => "response_format",
+            Self::Responses => "text.format",
+            Self::Messages => "output_config.format",
+        }
+    }
+
     /// How ids of tool calls begin.
     pub fn call_prefix(self) -> &'static str {
         match self {

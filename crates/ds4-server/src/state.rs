@@ -6,6 +6,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use ds4_chat::render::Profile;
 use ds4_chat::tokenizer::Tokenizer;
 use ds4_engine::Engine;
+use ds4_grammar::Grammars;
 
 use crate::config::ServerConfig;
 use crate::error::{ApiError, ErrorKind};
@@ -25,6 +26,7 @@ struct Shared {
     profile: Profile,
     config: ServerConfig,
     ids: Arc<IdSource>,
+    grammars: Grammars,
     replay: ReplayStore,
     responses: ResponseStore,
     seal: Arc<Seal>,
@@ -63,6 +65,7 @@ impl AppState {
             .transpose()?;
         Ok(Self(Arc::new(Shared {
             ids: Arc::new(IdSource::new()?),
+            grammars: Grammars::new(Arc::clone(engine.tokenizer())),
             replay: ReplayStore::new(config.limits.replay_turns, config.limits.replay_bytes),
             responses: ResponseStore::new(config.limits.stored_responses, config.limits.stored_bytes),
             seal: Arc::new(Seal::new(&config.api_keys)),
@@ -98,6 +101,11 @@ impl AppState {
     /// The source of ids.
     pub fn ids(&self) -> &Arc<IdSource> {
         &self.0.ids
+    }
+
+    /// Grammars of answers and calls.
+    pub fn grammars(&self) -> &Grammars {
+        &self.0.grammars
     }
 
     /// Turns that can be replayed.

@@ -8,7 +8,7 @@ use crate::api::Api;
 use crate::config::ServerConfig;
 use crate::error::{ApiError, ErrorKind};
 use crate::fields::{Field, Object};
-use crate::generation::{ChatPrompt, ClientSampling, GenerationRequest, PromptSource};
+use crate::generation::{ChatPrompt, ClientSampling, GenerationRequest, PromptSource, Strict};
 use crate::request_fields::{MAX_TOKENS, ThinkingFields, ToolList, logit_bias, sampling, stop, thinking};
 
 /// A chat request that is worth preparing.
@@ -65,12 +65,15 @@ impl ChatRequest {
             },
             config,
         )?;
-        let tools = tools(&object, config)?;
+        let mut strict = Strict::default();
+        let tools = tools(&object, config, &mut strict)?;
+        let (response_format, strict_format) = response_format(&object)?;
+        strict.format = strict_format;
         let has_tools = !tools.is_empty();
         let conversation = Conversation {
             messages: messages(&object.required("messages")?, config)?,
             tool_choice: tool_choice(&object)?,
-            response_format: response_format(&object)?,
+            response_format,
             tools,
         };
         check_prefix(&conversation)?;
@@ -86,7 +89,8 @@ impl ChatRequest {
         for name in WITHOUT_EFFECT {
             object.get(name);
         }
-        let chat = ChatPrompt { single_call: has_tools && !parallel, ..ChatPrompt::new(conversation, thinking) };
+        let single_call = has_tools && !parallel;
+        let chat = ChatPrompt { single_call, strict, ..ChatPrompt::new(conversation, thinking) };
         Ok(Self {
             model: model.unwrap_or(&config.model_id).to_owned(),
             generation: GenerationRequest {
@@ -131,7 +135,7 @@ fn refuse_unsupported(object: &Object<'_>) -> Result<(), ApiError> {
     Ok(())
 }
 
-fn tools(object: &Object<'_>, config: &ServerConfig) -> Result<Vec<Tool>, ApiError> {
+fn tools(object: &Object<'_>, config: &ServerConfig, strict: &mut Strict) -> Result<Vec<Tool>, ApiError> {
     let mut list = ToolList::new(&config.limits);
     let fields = object.get("tools").map(|field| field.array()).transpose()?.unwrap_or_default();
     for field in &fields {
@@ -140,11 +144,11 @@ fn tools(object: &Object<'_>, config: &ServerConfig) -> Result<Vec<Tool>, ApiErr
         match kind.as_ref().map(|kind| kind.str()).transpose()? {
             None | Some("function") => {
                 let function = tool.required("function")?.object()?;
-                list.add(
-                    &function.required("name")?,
-                    function.get("description").as_ref(),
-                    function.get("parameters").as_ref(),
-                )?;
+                let name = function.required("name")?;
+                if flag(&function, "strict")?.unwrap_or(false) {
+                    strict.tools.insert(name.str()?.to_owned());
+                }
+                list.add(&name, function.get("description").as_ref(), function.get("parameters").as_ref())?;
             }
             // Tools of other types are run by the service that invented them. The model is not told of them.
             Some(_) => {}
@@ -186,25 +190,20 @@ fn tool_choice_mode(field: &Field<'_>) -> Result<ToolChoice, ApiError> {
     }
 }
 
-fn response_format(object: &Object<'_>) -> Result<ResponseFormat, ApiError> {
-    let Some(field) = object.get("response_format") else { return Ok(ResponseFormat::Text) };
+/// The format, and whether its schema is to be followed to the letter.
+fn response_format(object: &Object<'_>) -> Result<(ResponseFormat, bool), ApiError> {
+    let Some(field) = object.get("response_format") else { return Ok((ResponseFormat::Text, false)) };
     let format = field.object()?;
     let kind = format.required("type")?;
     match kind.str()? {
-        "text" => Ok(ResponseFormat::Text),
-        "json_object" => Ok(ResponseFormat::JsonObject),
+        "text" => Ok((ResponseFormat::Text, false)),
+        "json_object" => Ok((ResponseFormat::JsonObject, false)),
         "json_schema" => {
-            let schema = format.required("json_schema")?.object()?;
-            if let Some(strict) = schema.get("strict")
-                && strict.bool()?
-            {
-                let message = "strict is not supported: the schema is shown to the model, but its output is not \
-                               constrained to it; leave strict out and validate the answer";
-                return Err(ApiError::unsupported(ErrorKind::UnsupportedValue, strict.path(), message));
-            }
-            let schema = schema.required("schema")?;
+            let described = format.required("json_schema")?.object()?;
+            let strict = flag(&described, "strict")?.unwrap_or(false);
+            let schema = described.required("schema")?;
             schema.object()?;
-            Ok(ResponseFormat::JsonSchema(schema.json().clone()))
+            Ok((ResponseFormat::JsonSchema(schema.json().clone()), strict))
         }
         _ => Err(kind.must_be("one of text, json_object, json_schema")),
     }
@@ -329,9 +328,14 @@ mod tests {
             ),
             (r#""tool_choice": "always""#, "tool_choice"),
             (
-                r#""response_format": {"type": "json_schema", "json_schema": {"schema": {}, "strict": true}}"#,
+                r#""response_format": {"type": "json_schema", "json_schema": {"schema": {}, "strict": "yes"}}"#,
                 "response_format.json_schema.strict",
             ),
+            (
+                r#""response_format": {"type": "json_schema", "json_schema": {"schema": []}}"#,
+                "response_format.json_schema.schema",
+            ),
+            (r#""tools": [{"type": "function", "function": {"name": "f", "strict": 1}}]"#, "tools[0].function.strict"),
         ] {
             let messages = r#""messages": [{"role": "user", "content": "x"}]"#;
             let body = if fields.starts_with(r#""messages""#) {

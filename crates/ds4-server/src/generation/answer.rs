@@ -10,7 +10,6 @@ use ds4_chat::tokenizer::Tokenizer;
 use ds4_engine::Token;
 
 use super::event::{Delta, FinishReason, GenerationEvent, ScoredToken, TokenLogprob, Usage};
-use super::json_answer::JsonAnswer;
 use super::turn_text::{Place, TurnText};
 use crate::api::Api;
 use crate::ids::IdSource;
@@ -32,13 +31,11 @@ pub(super) struct Answer {
     /// Tokens whose text has not been told.
     untold: Untold,
     finish: Option<dsml::FinishReason>,
-    /// Leaves only JSON of the answer's text.
-    json: Option<JsonAnswer>,
 }
 
 impl Answer {
     /// An empty answer. `opening`: tokens of the turn that the prompt has already. `thinking`: whether the turn began with
-    /// reasoning. `json`: what is left of the text, where JSON was asked for.
+    /// reasoning.
     pub(super) fn new(
         tokenizer: Arc<Tokenizer>,
         ids: Arc<IdSource>,
@@ -46,7 +43,6 @@ impl Answer {
         text: TurnText,
         opening: Vec<u32>,
         thinking: bool,
-        json: Option<JsonAnswer>,
     ) -> Self {
         Self {
             eos: tokenizer.special(Special::Eos),
@@ -60,7 +56,6 @@ impl Answer {
             completion_tokens: 0,
             untold: Untold::default(),
             finish: None,
-            json,
         }
     }
 
@@ -89,9 +84,6 @@ impl Answer {
     pub(super) fn finish(&mut self, end: End, out: &mut VecDeque<GenerationEvent>) -> FinishReason {
         let events = self.text.finish(end);
         self.tell(events, out);
-        if let Some(rest) = self.json.take().map(JsonAnswer::finish) {
-            self.tell_text(rest, out);
-        }
         if let Some(stop) = self.text.stop_sequence() {
             return FinishReason::StopSequence(stop.to_owned());
         }
@@ -123,13 +115,6 @@ impl Answer {
         (is_whole && self.all_complete).then_some(self.turn)
     }
 
-    fn tell_text(&mut self, text: String, out: &mut VecDeque<GenerationEvent>) {
-        if !text.is_empty() {
-            self.turn.text.push_str(&text);
-            out.push_back(GenerationEvent::Text(self.untold.tell(text)));
-        }
-    }
-
     fn tell(&mut self, events: Vec<dsml::Event>, out: &mut VecDeque<GenerationEvent>) {
         for event in events {
             match event {
@@ -138,13 +123,11 @@ impl Answer {
                     out.push_back(GenerationEvent::Reasoning(self.untold.tell(text)));
                 }
                 dsml::Event::Reasoning(_) => {}
-                dsml::Event::Content(text) => {
-                    let text = match &mut self.json {
-                        Some(json) => json.push(&text),
-                        None => text,
-                    };
-                    self.tell_text(text, out);
+                dsml::Event::Content(text) if !text.is_empty() => {
+                    self.turn.text.push_str(&text);
+                    out.push_back(GenerationEvent::Text(self.untold.tell(text)));
                 }
+                dsml::Event::Content(_) => {}
                 dsml::Event::CallStart { index, name } => {
                     self.untold.clear();
                     let id = self.ids.call(self.call_prefix, index);

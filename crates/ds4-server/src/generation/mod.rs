@@ -5,12 +5,12 @@
 //! ```
 //!
 //! An API's own code turns its JSON into a [`GenerationRequest`] and events into its own. Everything between is here:
-//! rendering, replay of sampled turns, limits, demanded calls, stop sequences, cancellation, keepalive, usage.
+//! rendering, replay of sampled turns, limits, constraints and demanded calls, stop sequences, cancellation, keepalive, usage.
 
 mod answer;
+mod constraint;
 mod event;
 mod guide;
-mod json_answer;
 mod prepare;
 mod request;
 mod stream;

@@ -1,14 +1,13 @@
 //! From a request to tokens: everything that can be refused before anything is computed.
 
-use ds4_chat::conversation::{Conversation, Message, ResponseFormat, ToolChoice};
 use ds4_chat::dsml::Options;
 use ds4_chat::render::{BoundaryKind, RenderOptions, RenderedPrompt, render};
 use ds4_chat::special::{Piece, Prompt, Special};
 use ds4_chat::tokenizer::{Tokenizer, TokenizerError};
 use ds4_engine::{Request, StopMatcher};
 
-use super::guide::{DemandedCall, TurnGuide};
-use super::json_answer::JsonAnswer;
+use super::constraint::Constraint;
+use super::guide::TurnGuide;
 use super::request::{ChatPrompt, GenerationRequest, PromptSource, default_max_tokens};
 use super::turn_text::{Place, TurnText};
 use crate::api::Api;
@@ -25,8 +24,6 @@ pub struct Prepared {
     pub(super) opening: Vec<u32>,
     /// Whether the turn begins with reasoning.
     pub(super) thinking: bool,
-    /// What is left of the answer, where JSON was asked for.
-    pub(super) json: Option<JsonAnswer>,
     replayed_turns: usize,
 }
 
@@ -70,7 +67,7 @@ pub(crate) fn prepare(state: &AppState, request: GenerationRequest) -> Result<Pr
         let field = if api == Api::Messages { "stop_sequences" } else { "stop" };
         ApiError::invalid(field, error.to_string())
     })?;
-    let mut built = match request.prompt {
+    let built = match request.prompt {
         PromptSource::Chat(chat) => chat_prompt(state, api, chat)?,
         PromptSource::Raw(ids) => Built { ids, ..Built::default() },
     };
@@ -88,7 +85,7 @@ pub(crate) fn prepare(state: &AppState, request: GenerationRequest) -> Result<Pr
     engine_request.sampling = sampling;
     engine_request.stop_tokens = tokenizer.special(Special::Eos).into_iter().collect();
     engine_request.snapshots = built.snapshots;
-    engine_request.guide = Some(Box::new(TurnGuide::new(tokenizer, text(), built.demand.take())));
+    engine_request.guide = Some(Box::new(TurnGuide::new(tokenizer, text(), built.constraint)));
     Ok(Prepared {
         api,
         request: engine_request,
@@ -96,7 +93,6 @@ pub(crate) fn prepare(state: &AppState, request: GenerationRequest) -> Result<Pr
         text: text(),
         opening: built.opening,
         thinking: built.thinking,
-        json: built.json,
         replayed_turns: built.replayed_turns,
     })
 }
@@ -106,10 +102,9 @@ struct Built {
     ids: Vec<u32>,
     snapshots: Vec<usize>,
     parser: Option<Options>,
-    demand: Option<DemandedCall>,
+    constraint: Constraint,
     opening: Vec<u32>,
     thinking: bool,
-    json: Option<JsonAnswer>,
     default_max_tokens: usize,
     replayed_turns: usize,
 }
@@ -120,10 +115,9 @@ impl Default for Built {
             ids: Vec::new(),
             snapshots: Vec::new(),
             parser: None,
-            demand: None,
+            constraint: Constraint::default(),
             opening: Vec::new(),
             thinking: false,
-            json: None,
             default_max_tokens: default_max_tokens(ds4_chat::render::Thinking::Off),
             replayed_turns: 0,
         }
@@ -138,19 +132,14 @@ fn chat_prompt(state: &AppState, api: Api, chat: ChatPrompt) -> Result<Built, Ap
     let rendered = render(&conversation, &options).map_err(|error| ApiError::from_render(&error, api))?;
     let (ids, ends) = encode_pieces(tokenizer, rendered.prompt.pieces())?;
     let (opening, thinking) = opened_turn(tokenizer, &ids);
-    let demand = demanded_call(tokenizer, &conversation, &rendered)?;
+    let constraint = Constraint::new(state.grammars(), tokenizer, &conversation, &rendered, &chat.strict, api)?;
     Ok(Built {
         snapshots: snapshots(&rendered, &ends),
         ids,
         parser: Some(Options { single_call: chat.single_call, ..rendered.parser_options() }),
-        demand,
+        constraint,
         opening,
         thinking,
-        json: match conversation.response_format {
-            ResponseFormat::Text => None,
-            ResponseFormat::JsonObject => Some(JsonAnswer::object()),
-            ResponseFormat::JsonSchema(_) => Some(JsonAnswer::value()),
-        },
         default_max_tokens: default_max_tokens(chat.thinking),
         replayed_turns,
     })
@@ -197,29 +186,4 @@ fn opened_turn(tokenizer: &Tokenizer, ids: &[u32]) -> (Vec<u32>, bool) {
         }
         None => (Vec::new(), false),
     }
-}
-
-fn demanded_call(
-    tokenizer: &Tokenizer,
-    conversation: &Conversation,
-    rendered: &RenderedPrompt,
-) -> Result<Option<DemandedCall>, TokenizerError> {
-    let after_reasoning = match &rendered.after_reasoning {
-        Some(opening) => tokenizer.encode_prompt(opening)?,
-        None => Vec::new(),
-    };
-    Ok(match conversation.tool_choice {
-        ToolChoice::Auto | ToolChoice::None => None,
-        ToolChoice::Named(_) => Some(DemandedCall::new(tokenizer, after_reasoning, [])),
-        ToolChoice::Required => Some(DemandedCall::new(tokenizer, after_reasoning, tool_names(conversation))),
-    })
-}
-
-/// Names of all tools, those of system messages included.
-fn tool_names(conversation: &Conversation) -> impl Iterator<Item = &str> {
-    let of_messages = conversation.messages.iter().flat_map(|message| match message {
-        Message::System(instructions) => instructions.tools.as_slice(),
-        _ => &[],
-    });
-    conversation.tools.iter().chain(of_messages).map(|tool| tool.name())
 }

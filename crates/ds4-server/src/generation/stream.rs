@@ -45,7 +45,7 @@ impl GenerationStream {
     /// # Errors
     /// A full queue, or an engine that has stopped.
     pub(crate) fn start(state: &AppState, prepared: Prepared) -> Result<Self, ApiError> {
-        let Prepared { api, request, max_tokens, text, opening, thinking, json, .. } = prepared;
+        let Prepared { api, request, max_tokens, text, opening, thinking, .. } = prepared;
         let prompt_tokens = request.prompt.len();
         let (sender, events) = unbounded_channel();
         let unread = Arc::new(AtomicUsize::new(0));
@@ -59,7 +59,7 @@ impl GenerationStream {
                 return Err(ApiError::from_engine(&error, api, max_tokens));
             }
         };
-        let answer = Answer::new(state.tokenizer().clone(), state.ids().clone(), api, text, opening, thinking, json);
+        let answer = Answer::new(state.tokenizer().clone(), state.ids().clone(), api, text, opening, thinking);
         Ok(Self {
             events,
             unread,

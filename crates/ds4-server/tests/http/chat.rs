@@ -211,17 +211,6 @@ fn quoted_markup_in_the_reasoning_is_not_executed() {
 }
 
 #[test]
-fn json_is_freed_of_its_fence() {
-    let server = Server::scripted(ServerConfig::default(), options());
-    server.answers("Sure:\n```json\n{\"a\": [1, 2]}\n```\nAnything else?");
-    let mut body = ask("Some JSON, please");
-    body["thinking"] = json!({ "type": "disabled" });
-    body["response_format"] = json!({ "type": "json_object" });
-    let answer = server.post("/v1/chat/completions", &body).json();
-    assert_eq!(answer["choices"][0]["message"]["content"], "{\"a\": [1, 2]}");
-}
-
-#[test]
 fn a_long_prefill_is_not_silent_and_the_first_chunk_comes_at_once() {
     let config = ServerConfig { keepalive: Duration::from_millis(60), ..ServerConfig::default() };
     let server = Server::scripted(config, EngineOptions { prefill_chunk: 4, ..options() });

@@ -5,4 +5,5 @@ mod completions;
 mod messages;
 mod refusals;
 mod responses;
+mod structured;
 mod support;
