@@ -16,7 +16,7 @@ use crate::api::Api;
 use crate::config::ServerConfig;
 use crate::error::{ApiError, ErrorKind};
 use crate::fields::{Field, Object};
-use crate::generation::{ChatPrompt, ClientSampling, GenerationRequest, PromptSource};
+use crate::generation::{ChatPrompt, ClientSampling, GenerationRequest, PromptSource, Strict};
 use crate::request_fields::{MAX_TOKENS, ThinkingFields, logit_bias, sampling, stop, thinking};
 
 /// A request for a response that is worth preparing.
@@ -105,10 +105,11 @@ impl ResponsesRequest {
         let input = input_items(&object, previous.is_some(), config)?;
         let Transcript { messages, turn_ids, ignored } = read_input(&object, &input, previous.as_deref(), context)?;
         let tools = Tools::read(&object, config)?;
+        let (response_format, strict_format) = response_format(&object)?;
         let conversation = Conversation {
             messages,
             tool_choice: tool_choice(&object, &tools)?,
-            response_format: response_format(&object)?,
+            response_format,
             tools: tools.shown.clone(),
         };
         let include = include(&object)?;
@@ -126,8 +127,12 @@ impl ResponsesRequest {
         }
         let echo = echo(&object, thinking, store)?;
         let has_tools = !conversation.tools.is_empty();
-        let chat =
-            ChatPrompt { single_call: has_tools && !parallel, turn_ids, ..ChatPrompt::new(conversation, thinking) };
+        let chat = ChatPrompt {
+            single_call: has_tools && !parallel,
+            turn_ids,
+            strict: Strict { format: strict_format, tools: tools.strict.clone() },
+            ..ChatPrompt::new(conversation, thinking)
+        };
         let mut all_ignored = object.unread();
         all_ignored.extend(ignored);
         all_ignored.extend(tools.left_out.iter().cloned());
@@ -241,28 +246,23 @@ fn read_input(
     Ok(transcript)
 }
 
-fn response_format(object: &Object<'_>) -> Result<ResponseFormat, ApiError> {
+/// The format, and whether its schema is to be followed to the letter.
+fn response_format(object: &Object<'_>) -> Result<(ResponseFormat, bool), ApiError> {
     let Some(text) = object.get("text").map(|field| field.object()).transpose()? else {
-        return Ok(ResponseFormat::Text);
+        return Ok((ResponseFormat::Text, false));
     };
     let Some(format) = text.get("format").map(|field| field.object()).transpose()? else {
-        return Ok(ResponseFormat::Text);
+        return Ok((ResponseFormat::Text, false));
     };
     let kind = format.required("type")?;
     match kind.str()? {
-        "text" => Ok(ResponseFormat::Text),
-        "json_object" => Ok(ResponseFormat::JsonObject),
+        "text" => Ok((ResponseFormat::Text, false)),
+        "json_object" => Ok((ResponseFormat::JsonObject, false)),
         "json_schema" => {
-            if let Some(strict) = format.get("strict")
-                && strict.bool()?
-            {
-                let message = "strict is not supported: the schema is shown to the model, but its output is not \
-                               constrained to it; leave strict out and validate the answer";
-                return Err(ApiError::unsupported(ErrorKind::UnsupportedValue, strict.path(), message));
-            }
+            let strict = flag(&format, "strict")?.unwrap_or(false);
             let schema = format.required("schema")?;
             schema.object()?;
-            Ok(ResponseFormat::JsonSchema(schema.json().clone()))
+            Ok((ResponseFormat::JsonSchema(schema.json().clone()), strict))
         }
         _ => Err(kind.must_be("one of text, json_object, json_schema")),
     }

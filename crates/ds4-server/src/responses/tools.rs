@@ -1,6 +1,6 @@
 //! The tools of a request, and what the names that the model calls stand for.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 
 use ds4_chat::conversation::{Tool, ToolChoice};
 use ds4_chat::json::Json;
@@ -26,6 +26,8 @@ pub struct ClientTool {
 pub struct Tools {
     /// For the prompt, in the request's order.
     pub shown: Vec<Tool>,
+    /// Names, as the model knows them, of tools whose schema is to be followed to the letter.
+    pub strict: BTreeSet<String>,
     /// By the name that the model knows.
     known: HashMap<String, ClientTool>,
     /// What is left out, for the trace.
@@ -77,6 +79,10 @@ impl Tools {
             list.add(&known_field, Some(&description), Some(&Field::at(&parameters, tool.path_of("format"))))?;
         } else {
             list.add(&known_field, tool.get("description").as_ref(), tool.get("parameters").as_ref())?;
+        }
+        // Of a free-form tool the schema is ours.
+        if kind == "custom" || tool.get("strict").map(|strict| strict.bool()).transpose()?.unwrap_or(false) {
+            self.strict.insert(known.clone());
         }
         let client_tool = ClientTool {
             name: name.str()?.to_owned(),

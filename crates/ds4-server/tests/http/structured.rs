@@ -246,3 +246,31 @@ fn a_format_and_tools_together_give_one_or_the_other() {
     check_booking(&answer["choices"][0]["message"]["tool_calls"][0]);
     assert_eq!(answer["choices"][0]["finish_reason"], "tool_calls");
 }
+
+#[test]
+fn responses_follow_schemas_and_strict_tools_too() {
+    let server = Server::scripted(ServerConfig::default(), options());
+    server.answers("Sure, here you are");
+    let mut body = json!({
+        "input": "Hello", "max_output_tokens": 400, "seed": 1, "store": false, "reasoning": { "effort": "none" },
+        "text": { "format": { "type": "json_schema", "name": "x", "strict": true, "schema": person() } },
+    });
+    let answer = server.post("/v1/responses", &body).json();
+    let text = answer["output"][0]["content"][0]["text"].as_str().unwrap_or_else(|| panic!("{answer}"));
+    check_person(&serde_json::from_str(text).expect("JSON"));
+
+    body["text"]["format"]["schema"] = json!({ "not": {} });
+    let refused = server.post("/v1/responses", &body);
+    assert_eq!((refused.status, &refused.json()["error"]["param"]), (400, &json!("text.format")));
+
+    let tools: Value = serde_json::from_str(STRICT_TOOL).expect("JSON");
+    let mut tool = tools[0]["function"].clone();
+    tool["type"] = json!("function");
+    body["text"] = Value::Null;
+    body["tools"] = json!([tool]);
+    body["tool_choice"] = json!("required");
+    body["parallel_tool_calls"] = json!(false);
+    let answer = server.post("/v1/responses", &body).json();
+    let call = &answer["output"][0];
+    check_booking(&json!({ "function": { "name": call["name"], "arguments": call["arguments"] } }));
+}
