@@ -13,7 +13,7 @@ use crate::generation::{ChatPrompt, GenerationRequest, PromptSource, Strict};
 use crate::request_fields::{MAX_TOKENS, ThinkingFields, sampling, stop, thinking};
 
 /// Fields that are known and have no effect on a server of one's own.
-const WITHOUT_EFFECT: [&str; 9] = [
+const WITHOUT_EFFECT: [&str; 12] = [
     "metadata",
     "service_tier",
     "container",
@@ -23,6 +23,9 @@ const WITHOUT_EFFECT: [&str; 9] = [
     "inference_geo",
     "speed",
     "betas",
+    "diagnostics",
+    "user_profile_id",
+    "workspace_id",
 ];
 
 /// The part of a request that becomes the prompt.

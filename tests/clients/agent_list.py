@@ -1,0 +1,99 @@
+"""The coding agents that tests/clients/agents runs, and how each is pointed at a server.
+
+An agent is installed from npm in the version that stands here, runs headless in an empty folder with a HOME of its own,
+and is told to create a file. `write` is the call of its own tool that does so; the scripted model makes that call.
+"""
+
+import json
+import os
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Callable
+
+MODEL = "deepseek-v4-flash"
+CONTEXT = 131072
+
+
+@dataclass
+class Agent:
+    """A coding agent over one API."""
+
+    name: str
+    # As npm knows it, with the version.
+    package: str
+    # What the server counts its requests under: chat, messages or responses.
+    api: str
+    # Below the folder where npm installs: the script, or a program where `is_program`.
+    entry: Callable[[], str]
+    # The arguments for a task.
+    arguments: Callable[[str], list]
+    # The call that writes hello.txt, given the folder: name and arguments of the tool.
+    write: Callable[[Path], tuple]
+    # Environment beside HOME and PATH, given the server's URL.
+    environment: Callable[[str], dict] = lambda url: {}
+    # Files below HOME, given the server's URL.
+    files: Callable[[str], dict] = lambda url: {}
+    is_program: bool = False
+
+
+def platform():
+    """This machine as npm packages name it."""
+    system = {"linux": "linux", "darwin": "darwin"}[sys.platform]
+    machine = {"x86_64": "x64", "aarch64": "arm64", "arm64": "arm64"}[os.uname().machine]
+    return f"{system}-{machine}"
+
+
+def claude_environment(url):
+    return {
+        "ANTHROPIC_BASE_URL": url,
+        "ANTHROPIC_AUTH_TOKEN": "none",
+        "ANTHROPIC_MODEL": MODEL,
+        "ANTHROPIC_DEFAULT_HAIKU_MODEL": MODEL,
+        "CLAUDE_CODE_MAX_CONTEXT_TOKENS": str(CONTEXT),
+        "CLAUDE_CODE_DISABLE_NONESSENTIAL_TRAFFIC": "1",
+    }
+
+
+CLAUDE_CODE = Agent(
+    name="Claude Code",
+    package="@anthropic-ai/claude-code@2.1.331",
+    api="messages",
+    # The launcher of the package would have to be finished by an install script; this is what it starts.
+    entry=lambda: f"@anthropic-ai/claude-code-{platform()}/claude",
+    is_program=True,
+    arguments=lambda task: ["-p", task, "--permission-mode", "acceptEdits"],
+    write=lambda folder: ("Write", {"file_path": str(folder / "hello.txt"), "content": "hi"}),
+    environment=claude_environment,
+)
+
+
+def pi(api, pi_api):
+    """Pi speaks every API. Its messages client adds /v1 itself."""
+
+    def models(url):
+        provider = {
+            "baseUrl": url if api == "messages" else f"{url}/v1",
+            "api": pi_api,
+            "apiKey": "none",
+            "models": [{"id": MODEL, "reasoning": True, "contextWindow": CONTEXT, "maxTokens": 32768}],
+        }
+        return {".pi/agent/models.json": json.dumps({"providers": {"ds4": provider}})}
+
+    return Agent(
+        name="Pi",
+        package="@earendil-works/pi-coding-agent@0.87.1",
+        api=api,
+        entry=lambda: "@earendil-works/pi-coding-agent/dist/cli.js",
+        arguments=lambda task: ["-p", "--offline", "--provider", "ds4", "--model", MODEL, task],
+        write=lambda folder: ("write", {"path": "hello.txt", "content": "hi"}),
+        files=models,
+    )
+
+
+AGENTS = [
+    CLAUDE_CODE,
+    pi("messages", "anthropic-messages"),
+    pi("chat", "openai-completions"),
+    pi("responses", "openai-responses"),
+]
