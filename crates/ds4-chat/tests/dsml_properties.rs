@@ -4,7 +4,7 @@
 use ds4_chat::conversation::{AssistantMessage, Content, Conversation, Message, ToolCall, TurnEnd};
 use ds4_chat::dsml::{End, Options, ParsedOutput, Parser, Start};
 use ds4_chat::json::{Json, quote};
-use ds4_chat::render::{RenderOptions, Thinking, render};
+use ds4_chat::render::{Ending, RenderOptions, Thinking, render};
 use ds4_chat::special::{Piece, Special};
 use proptest::prelude::*;
 
@@ -195,7 +195,11 @@ proptest! {
             messages: vec![Message::user("go"), Message::Assistant(message)],
             ..Conversation::default()
         };
-        let options = RenderOptions { thinking: Thinking::On(Default::default()), ..RenderOptions::default() };
+        let options = RenderOptions {
+            thinking: Thinking::On(Default::default()),
+            ending: Ending::History,
+            ..RenderOptions::default()
+        };
         let rendered = render(&conversation, &options).expect("it can be rendered");
         let pieces = rendered.prompt.pieces();
         let start = pieces.iter().position(|piece| *piece == Piece::Control(Special::Think)).expect("a think marker");

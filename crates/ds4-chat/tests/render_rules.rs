@@ -181,7 +181,18 @@ fn reminders_stand_before_the_assistant_header_wherever_they_come() {
     let reminder = || Message::LatestReminder(Content::text("r"));
     let conversation = of(vec![Message::user("a"), reminder(), Message::assistant("b"), reminder()]);
     let expected = "[Bos][User]a[LatestReminder]r[Assistant][EndThink]b[Eos][LatestReminder]r[Assistant][Think]";
-    assert_eq!(text(&conversation, &THINKING), expected.replace("[EndThink]b", "[Think][EndThink]b"));
+    assert_eq!(text(&conversation, &THINKING), expected);
+}
+
+#[test]
+fn a_finished_last_turn_has_its_reasoning_only_if_somebody_has_it() {
+    let ask = |reasoning: &str| of(vec![Message::user("a"), assistant(reasoning, "b", TurnEnd::Finished)]);
+    assert_eq!(text(&ask(""), &THINKING), "[Bos][User]a[Assistant][EndThink]b[Eos][Assistant][Think]");
+    assert_eq!(text(&ask("r"), &THINKING), "[Bos][User]a[Assistant][Think]r[EndThink]b[Eos][Assistant][Think]");
+    let history = RenderOptions { ending: Ending::History, ..THINKING };
+    assert_eq!(text(&ask(""), &history), "[Bos][User]a[Assistant][Think][EndThink]b[Eos]");
+    let with_tools = Conversation { tools: vec![tool("f")], ..ask("") };
+    assert!(text(&with_tools, &THINKING).ends_with("[User]a[Assistant][Think][EndThink]b[Eos][Assistant][Think]"));
 }
 
 #[test]

@@ -218,7 +218,11 @@ impl<'a> Renderer<'a> {
     }
 
     fn assistant(&mut self, message: &AssistantMessage, after_last_user: bool, muted: bool) {
-        let wants_reasoning = self.options.thinking.is_on() && (self.keep_reasoning || after_last_user);
+        // Before a new turn, a finished one whose reasoning nobody has is shown without any, like the turns before it: an empty
+        // think block would say that the model answered at once. The history alone is as the reference encoder writes it.
+        let is_over = message.end == TurnEnd::Finished && self.options.ending != Ending::History;
+        let has_reasoning = after_last_user && !(is_over && message.reasoning.is_empty());
+        let wants_reasoning = self.options.thinking.is_on() && (self.keep_reasoning || has_reasoning);
         let has_header = matches!(self.header, Header::Missing | Header::Due { .. });
         let thinking = has_header && message.replay.as_ref().map_or(wants_reasoning, |replay| replay.thinking);
         if has_header {

@@ -261,13 +261,12 @@ mod tests {
     }
 
     /// Requests on which we differ from the hosted service, on purpose.
-    const DIFFERENT: [(&str, &str); 8] = [
+    const DIFFERENT: [(&str, &str); 7] = [
         ("developer role", "agents send it"),
         ("tool result missing", "the last assistant turn may have unanswered calls"),
         ("tool_calls empty", "clients send it beside content"),
         ("file part", "our words for a file"),
         ("regex", "no such constraint"),
-        ("last assistant without prefix", "it keeps its empty reasoning, as with the model's reference encoder"),
         ("tools required while thinking", "the call is forced after the reasoning"),
         ("strict tool", "the schema is shown as the client wrote it"),
     ];
