@@ -17,6 +17,7 @@ mod error;
 pub mod forward;
 pub mod model;
 pub mod numerics;
+pub mod profile;
 pub mod reference;
 pub mod rope;
 pub mod rounding;

@@ -10,6 +10,7 @@ const EXAMPLES: &str = "\
 Examples:
   ds4 bench --synthetic v4-flash-q2 --alias    will the real model run well here? (needs 4 GB, no download)
   ds4 bench -m FILE --ctx 2048,8192 --gen 64   how fast is this file at these contexts?
+  ds4 bench --profile                          where does the time go?
   ds4 bench --json results.json                the same figures for a program
 
 The roofline is what the memory allows: a decoded token has to read every weight it uses and its cache rows
@@ -36,6 +37,10 @@ pub struct BenchArgs {
     /// Tokens per prefill step
     #[arg(long, value_name = "N", default_value_t = 512, value_parser = clap::value_parser!(u32).range(1..=8192))]
     pub prefill_chunk: u32,
+
+    /// Below the table, say which operations the time went to (JSON always does)
+    #[arg(long)]
+    pub profile: bool,
 
     /// Write JSON, to standard output in place of the table or to a file
     #[arg(long, value_name = "OUT", num_args = 0..=1, default_missing_value = "-")]

@@ -1,9 +1,10 @@
 //! The measurement.
 
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use ds4_cpu::bandwidth::read_bandwidth;
 use ds4_cpu::pool::Pool;
+use ds4_model::profile::Profiled;
 use ds4_model::rows::Wanted;
 use ds4_model::state::SequenceState;
 use ds4_model::{Backend, Model, ReadCost, Rows, StateLayout, forward};
@@ -58,6 +59,39 @@ pub struct Point {
     pub roofline: Option<f64>,
     /// Share of it that was reached.
     pub fraction: Option<f64>,
+    /// Where the time went, in the order of the time that prefill (else decoding) spends.
+    pub operations: Vec<OperationTime>,
+}
+
+/// Milliseconds per token of one operation, over all layers.
+#[derive(Debug, Serialize)]
+pub struct OperationTime {
+    /// Name of the operation, a method of `ds4_model::Backend`.
+    pub operation: &'static str,
+    /// While prefilling up to this context; 0 where nothing was prefilled.
+    pub prefill_ms: f64,
+    /// While decoding, the mean of the tokens.
+    pub decode_ms: f64,
+}
+
+/// Joins what [`Profiled`] saw while prefilling and decoding so many tokens.
+fn operations(
+    prefill: (Vec<(&'static str, Duration)>, usize),
+    decode: (Vec<(&'static str, Duration)>, usize),
+) -> Vec<OperationTime> {
+    let per_token = |times: &[(&str, Duration)], tokens: usize, operation: &str| {
+        let time = times.iter().find(|(name, _)| *name == operation).map_or(0.0, |(_, time)| time.as_secs_f64());
+        time * 1e3 / tokens.max(1) as f64
+    };
+    let mut names: Vec<&'static str> = prefill.0.iter().chain(&decode.0).map(|&(name, _)| name).collect();
+    let mut seen = std::collections::HashSet::new();
+    names.retain(|name| seen.insert(*name));
+    let time = |operation| OperationTime {
+        operation,
+        prefill_ms: per_token(&prefill.0, prefill.1, operation),
+        decode_ms: per_token(&decode.0, decode.1, operation),
+    };
+    names.into_iter().map(time).collect()
 }
 
 /// Read bandwidth, measured on the model's own largest weights: memory of the kind that decoding reads.
@@ -94,7 +128,8 @@ pub fn measure<B: Backend>(
     let progress = Progress::new("measuring", tokens as u64, Unit::Tokens);
     let mut done = 0;
 
-    let mut step = |backend: &mut B, sequence: &mut B::Sequence, n: usize| -> anyhow::Result<f64> {
+    let backend = &mut Profiled::new(backend);
+    let mut step = |backend: &mut Profiled<'_, B>, sequence: &mut B::Sequence, n: usize| -> anyhow::Result<f64> {
         let part: Vec<u32> = (sequence.len()..sequence.len() + n).map(token).collect();
         let mut rows = Rows::new();
         rows.push(0, sequence.len(), &part, Wanted::Last);
@@ -109,6 +144,7 @@ pub fn measure<B: Backend>(
     let mut warm = backend.new_sequence();
     step(backend, &mut warm, 1)?;
     drop(warm);
+    backend.take();
 
     let mut sequence = backend.new_sequence();
     let mut points = Vec::new();
@@ -122,6 +158,7 @@ pub fn measure<B: Backend>(
             }
         }
         let prefill = (context > from).then(|| (context - from) as f64 / seconds);
+        let prefilled = (backend.take(), context - from);
 
         let mut decoding = sequence.fork();
         let mut times = Vec::with_capacity(plan.generate);
@@ -133,6 +170,7 @@ pub fn measure<B: Backend>(
         }
         times.sort_by(f64::total_cmp);
         let decode = 1.0 / times[times.len() / 2];
+        let operations = operations(prefilled, (backend.take(), times.len()));
         let cost = ReadCost::of(backend.model(), &layout, context);
         let roofline = bandwidth.map(|bandwidth| bandwidth / cost.total() as f64);
         points.push(Point {
@@ -144,6 +182,7 @@ pub fn measure<B: Backend>(
             state_bytes: layout.sequence_bytes(context) as u64,
             roofline,
             fraction: roofline.map(|roofline| decode / roofline),
+            operations,
         });
     }
     Ok(Some(Report {

@@ -83,6 +83,9 @@ fn write(args: &BenchArgs, report: &Report) -> anyhow::Result<Outcome> {
     }
     if table {
         print(&output::table(report))?;
+        if args.profile {
+            print(&output::profile(report))?;
+        }
     }
     Ok(Outcome::Done)
 }

@@ -4,7 +4,7 @@ use std::fmt::Write;
 
 use plotters::prelude::*;
 
-use super::measure::Report;
+use super::measure::{OperationTime, Report};
 use crate::units;
 
 /// A table for people.
@@ -43,6 +43,27 @@ pub fn table(report: &Report) -> String {
                 units::bytes(point.state_bytes),
             ),
         );
+    }
+    text
+}
+
+/// Where the time of each point went.
+pub fn profile(report: &Report) -> String {
+    let mut text = String::new();
+    for point in &report.points {
+        line(&mut text, format_args!(""));
+        line(&mut text, format_args!("{:<14} {:>18} {:>18}", format!("at {}", point.context), "prefill", "decode"));
+        line(&mut text, format_args!("{:<14} {:>18} {:>18}", "", "ms/token", "ms/token"));
+        let total = |of: fn(&OperationTime) -> f64| point.operations.iter().map(of).sum::<f64>();
+        let totals = [total(|o| o.prefill_ms), total(|o| o.decode_ms)];
+        let cell = |ms: f64, total: f64| match total > 0.0 {
+            true => format!("{ms:.3} {:>4.0} %", ms / total * 100.0),
+            false => "–".to_owned(),
+        };
+        for o in &point.operations {
+            let (prefill, decode) = (cell(o.prefill_ms, totals[0]), cell(o.decode_ms, totals[1]));
+            line(&mut text, format_args!("{:<14} {prefill:>18} {decode:>18}", o.operation));
+        }
     }
     text
 }
@@ -142,6 +163,10 @@ mod tests {
             state_bytes: 5 << 20,
             roofline: Some(3.0),
             fraction: Some(2.0 / 3.0),
+            operations: vec![
+                OperationTime { operation: "moe", prefill_ms: 30.0, decode_ms: 100.0 },
+                OperationTime { operation: "head", prefill_ms: 10.0, decode_ms: 300.0 },
+            ],
         };
         Report {
             weights: "test".to_owned(),
@@ -164,7 +189,15 @@ mod tests {
     }
 
     #[test]
+    fn a_profile_gives_shares_of_prefill_and_decode() {
+        let text = profile(&report());
+        let moe = text.lines().find(|line| line.starts_with("moe")).expect("a line for the experts");
+        assert!(moe.contains("30.000   75 %") && moe.contains("100.000   25 %"), "{moe}");
+    }
+
+    #[test]
     fn a_table_fits_eighty_columns() {
         assert!(table(&report()).lines().all(|line| line.chars().count() <= 80));
+        assert!(profile(&report()).lines().all(|line| line.chars().count() <= 80));
     }
 }
