@@ -1,6 +1,6 @@
 //! Speed of the matrix products beside the limits of the machine.
 //!
-//! `cargo bench -p ds4-cpu --bench kernels -- [--threads N] [--isa NAME] [--only gemv|gemm] [--type NAME] [--cpu-time]`
+//! `cargo bench -p ds4-cpu --bench kernels -- [--threads N] [--isa NAME] [--only gemv|gemm] [--type NAME] [--rows N,...] [--cpu-time]`
 //!
 //! - *decode*: one to four activation rows over weights far larger than the caches; GB/s of weights read,
 //!   next to what the same number of threads reads from memory doing nothing else.
@@ -27,6 +27,8 @@ struct Options {
     isas: Vec<Isa>,
     only: Option<String>,
     ty: Option<TensorType>,
+    /// Activation rows of the prefill products.
+    rows: Vec<usize>,
     cpu_time: bool,
 }
 
@@ -37,6 +39,7 @@ fn options() -> Options {
         isas: vec![Isa::detect()],
         only: None,
         ty: None,
+        rows: vec![12, 48, 512],
         cpu_time: false,
     };
     let mut args = std::env::args().skip(1);
@@ -46,6 +49,7 @@ fn options() -> Options {
             "--threads" => options.threads = vec![value().parse().expect("a number of threads")],
             "--isa" => options.isas = vec![value().parse().unwrap_or_else(|e| panic!("{e}"))],
             "--only" => options.only = Some(value()),
+            "--rows" => options.rows = value().split(',').map(|n| n.parse().expect("a number of rows")).collect(),
             "--cpu-time" => options.cpu_time = true,
             "--type" => options.ty = Some(value().parse().unwrap_or_else(|e| panic!("{e}"))),
             _ => {} // cargo passes --bench
@@ -215,26 +219,26 @@ fn decode(pool: &Pool, isa: Isa, types: &[TensorType]) {
     }
 }
 
-fn prefill(pool: &Pool, isa: Isa, types: &[TensorType]) {
+fn prefill(pool: &Pool, isa: Isa, types: &[TensorType], batches: &[usize]) {
     let peak = peak_int8(isa, pool);
     print!("\nprefill, {} thread(s), {isa}", pool.threads());
     match peak {
         Some(peak) => println!("; dot-product peak {peak:.0} G multiply-adds/s"),
         None => println!(),
     }
-    println!("{:8} {:>12}   G multiply-adds/s at 12, 48, 512 rows", "weights", "shape");
+    println!("{:8} {:>12}   G multiply-adds/s at {batches:?} rows", "weights", "shape");
     for &ty in types {
         let (rows, cols) = (2048, 4096);
         let row_bytes = cols / ty.block_len() * ty.block_bytes();
         let bytes = weights(ty, rows * row_bytes);
         let w = Matrix::new(ty, rows, cols, &bytes).expect("a valid matrix");
         print!("{:8} {:>12}  ", ty.to_string(), format!("{rows}x{cols}"));
-        for n in [12, 48, 512] {
+        for &n in batches {
             let x = activations(n * cols);
             let mut q = QuantizedRows::new();
             q.quantize(isa, &x, cols);
             let mut y = vec![0.0; n * rows];
-            let time = fastest(3, || product(pool, isa, &w, &q, &x, black_box(&mut y)));
+            let time = fastest(3.max(400 / n), || product(pool, isa, &w, &q, &x, black_box(&mut y)));
             let speed = (n * rows * cols) as f64 / time / 1e9;
             match peak {
                 Some(peak) => print!(" {speed:>6.1} ({:>2.0}%)", speed / peak * 100.0),
@@ -256,7 +260,7 @@ fn main() {
                 decode(&pool, isa, &types);
             }
             if options.only.as_deref() != Some("gemv") {
-                prefill(&pool, isa, &types);
+                prefill(&pool, isa, &types, &options.rows);
             }
         }
     }

@@ -25,6 +25,27 @@ pub(super) struct Product<'a> {
     pub column: usize,
 }
 
+impl Product<'_> {
+    /// Number of activation rows.
+    fn len(&self) -> usize {
+        match self.rows {
+            Rows::All => self.x.float.len() / self.weight.cols(),
+            Rows::Range { len, .. } => len,
+            Rows::Map { input, .. } => input.len(),
+        }
+    }
+
+    /// Outputs that a task takes together: what the kernels compute side by side; fewer where a matrix of few outputs
+    /// meets one row, since all threads should read it.
+    fn tile(&self) -> usize {
+        match (self.weight.ty().is_block_format(), self.len()) {
+            (true, _) => 32,
+            (false, 1) => 4,
+            (false, _) => 8,
+        }
+    }
+}
+
 /// Matrix `slab` of a tensor, as the kernels take it.
 pub(super) fn matrix<'a>(model: &'a Model, tensor: &Tensor, slab: usize) -> Matrix<'a> {
     part(tensor, tensor.rows, model.slab(tensor, slab))
@@ -59,27 +80,37 @@ pub(super) fn run_all(pool: &Pool, isa: Isa, model: &Model, x: Operand<'_>, targ
 
 /// Runs all products, sharing the pool's threads among them by the bytes that each has to read.
 pub(super) fn run(pool: &Pool, isa: Isa, products: &[Product<'_>]) {
-    /// Output rows that the kernels compute side by side.
-    const TILE: usize = 16;
+    /// Fewer activation rows than this are not worth reading the weights once more.
+    const ROWS: usize = 48;
     let bytes = |p: &Product| p.weight.rows() * p.weight.row_bytes();
     let total: usize = products.iter().map(bytes).sum();
     // Several pieces per thread let a thread that was interrupted fall behind without holding up the rest.
-    let target = (total / (pool.threads() * 4)).max(16 * 1024);
-    let mut tasks: Vec<(usize, Range<usize>)> = Vec::new();
+    let wanted = pool.threads() * 4;
+    let target = (total / wanted).max(16 * 1024);
+    let mut columns: Vec<(usize, Range<usize>)> = Vec::new();
     for (i, product) in products.iter().enumerate() {
         let rows = product.weight.rows();
-        let piece = (target / product.weight.row_bytes()).max(1).next_multiple_of(TILE);
-        tasks.extend((0..rows).step_by(piece).map(|first| (i, first..(first + piece).min(rows))));
+        let piece = (target / product.weight.row_bytes()).max(1).next_multiple_of(product.tile());
+        columns.extend((0..rows).step_by(piece).map(|first| (i, first..(first + piece).min(rows))));
+    }
+    // Where columns alone do not occupy the threads, as with the few outputs of a hyper-connection, rows are cut too.
+    let row_pieces = wanted.div_ceil(columns.len().max(1));
+    let mut tasks: Vec<(usize, Range<usize>, Range<usize>)> = Vec::new();
+    for (i, columns) in columns {
+        let n = products[i].len();
+        let piece = n.div_ceil(row_pieces).max(ROWS);
+        tasks.extend((0..n).step_by(piece).map(|first| (i, columns.clone(), first..(first + piece).min(n))));
     }
     pool.run(tasks.len(), |task| {
-        let (product, range) = &tasks[task];
+        let (product, columns, part) = &tasks[task];
         let Product { weight, x, rows, y, column } = &products[*product];
-        // SAFETY: tasks of one product have disjoint column ranges; products that share an array write disjoint rows
-        // or disjoint columns of it, which is how the operations build them.
-        let mut y = unsafe { y.columns(column + range.start..column + range.end) };
+        let rows = rows.part(part.clone());
+        // SAFETY: tasks of one product have disjoint column ranges or disjoint rows; products that share an array write
+        // disjoint rows or disjoint columns of it, which is how the operations build them.
+        let mut y = unsafe { y.columns(column + columns.start..column + columns.end) };
         match x.int8 {
-            Some(x) if weight.ty().is_block_format() => matmul_i8(isa, weight, range.clone(), x, *rows, &mut y),
-            _ => matmul_f32(isa, weight, range.clone(), x.float, *rows, &mut y),
+            Some(x) if weight.ty().is_block_format() => matmul_i8(isa, weight, columns.clone(), x, rows, &mut y),
+            _ => matmul_f32(isa, weight, columns.clone(), x.float, rows, &mut y),
         }
     });
 }

@@ -1,19 +1,38 @@
 //! Products of stored weights with f32 activations.
 
 use super::aligned::AlignedVec;
-use super::float_micro::{self, Float, W_ROWS, X_ROWS};
+use super::float_micro::{self, Float, LANES, Lanes, W_ROWS, X_ROWS};
 use super::isa::Isa;
 use super::matmul_i8::split;
 use super::matrix::{Matrix, Rows};
 use super::out::OutCols;
+use super::prefetch::prefetch;
 use crate::pool::Pool;
 use ds4_gguf::{TensorType, quant};
 use std::cell::RefCell;
 use std::ops::Range;
 
+/// Inputs per chunk: its weights, decoded, and a few rows of its activations stay in the L1 cache.
+const CHUNK: usize = 512;
+/// Activations, in numbers, that one pass over the weights works on: they stay in the L2 cache.
+const PANEL: usize = 192 * 1024;
+
 thread_local! {
-    /// Each thread's decoded weight rows, kept so that their memory is allocated once.
-    static WEIGHTS: RefCell<AlignedVec<f32>> = RefCell::new(AlignedVec::new());
+    static SCRATCH: RefCell<Scratch> = RefCell::new(Scratch {
+        weights: AlignedVec::new(),
+        panel: Panel { data: AlignedVec::new(), cols: 0 },
+        sums: Vec::new(),
+    });
+}
+
+/// Each thread's memory, kept so that it is allocated once.
+struct Scratch {
+    /// A chunk of decoded weight rows.
+    weights: AlignedVec<f32>,
+    /// Rearranged activations.
+    panel: Panel,
+    /// The accumulators of a panel's rows.
+    sums: Vec<[Lanes; W_ROWS]>,
 }
 
 /// Output rows `out_rows` of `w` times the activation rows chosen by `rows`:
@@ -37,50 +56,120 @@ pub fn matmul_f32(isa: Isa, w: &Matrix<'_>, out_rows: Range<usize>, x: &[f32], r
     if n == 0 {
         return;
     }
-    WEIGHTS.with_borrow_mut(|scratch| {
-        for first in out_rows.clone().step_by(W_ROWS) {
-            let used = (out_rows.end - first).min(W_ROWS);
-            let at = first - out_rows.start;
-            let stored: [&[u8]; W_ROWS] = std::array::from_fn(|i| w.row(first + i.min(used - 1)));
-            let (ty, weights) = as_floats(isa, w, stored, used, n, scratch);
-            for begin in (0..n).step_by(X_ROWS) {
-                let count = (n - begin).min(X_ROWS);
-                let x: [&[f32]; X_ROWS] =
-                    std::array::from_fn(|i| &x[rows.get(begin + i.min(count - 1)).0 * cols..][..cols]);
-                let mut out = [[0.0; W_ROWS]; X_ROWS];
-                float_micro::multiply(isa, ty, &weights[..used], &x[..count], &mut out[..count]);
-                for (i, out) in out[..count].iter().enumerate() {
-                    y.row_mut(rows.get(begin + i).1)[at..at + used].copy_from_slice(&out[..used]);
+    // Whole groups of rows, as the inner loop takes them.
+    let panel_rows = (PANEL / cols).next_multiple_of(X_ROWS);
+    SCRATCH.with_borrow_mut(|Scratch { weights, panel, sums }| {
+        for begin in (0..n).step_by(panel_rows) {
+            let part = begin..n.min(begin + panel_rows);
+            panel.fill(x, cols, rows, part.clone());
+            for first in out_rows.clone().step_by(W_ROWS) {
+                let used = (out_rows.end - first).min(W_ROWS);
+                sums.clear();
+                sums.resize(part.len(), [[0.0; LANES]; W_ROWS]);
+                for chunk in (0..cols).step_by(CHUNK) {
+                    let chunk = chunk..cols.min(chunk + CHUNK);
+                    let next = first + used..out_rows.end.min(first + used + W_ROWS);
+                    next.for_each(|row| prefetch_elements(w, row, &chunk));
+                    let (ty, weights) = as_floats(isa, w, first..first + used, &chunk, part.len(), weights);
+                    for (group, sums) in sums.chunks_mut(X_ROWS).enumerate() {
+                        let x = panel.rows(group, &chunk);
+                        float_micro::accumulate(isa, ty, &weights[..used], &x[..sums.len()], sums);
+                    }
+                }
+                let at = first - out_rows.start;
+                for (i, sums) in part.clone().zip(&*sums) {
+                    y.row_mut(rows.get(i).1)[at..at + used].copy_from_slice(&float_micro::finish(isa, sums)[..used]);
                 }
             }
         }
     });
 }
 
-/// The first `used` of the rows `stored` as plain floats: where they are if they are, and few or no conversions are
-/// saved, else decoded to f32 into `scratch`.
+/// Asks for elements `chunk` of a row: they lie in memory in the order of their use, but in pieces too short for the
+/// processor to notice.
+fn prefetch_elements(w: &Matrix<'_>, row: usize, chunk: &Range<usize>) {
+    let bytes = &w.row(row)[bytes_of(w.ty(), chunk)];
+    prefetch(bytes.as_ptr(), bytes.len());
+}
+
+/// Where the elements `chunk` of a row lie.
+fn bytes_of(ty: TensorType, chunk: &Range<usize>) -> Range<usize> {
+    let to = |col: usize| col / ty.block_len() * ty.block_bytes();
+    to(chunk.start)..to(chunk.end)
+}
+
+/// Activation rows in the order of their use: groups of rows, chunk by chunk, the rows of a chunk one after the other. Where they
+/// come from, rows begin at any address, and often a multiple of 4096 bytes apart, so that they would compete for the
+/// same few lines of the L1 cache.
+struct Panel {
+    data: AlignedVec<f32>,
+    cols: usize,
+}
+
+impl Panel {
+    /// Replaces the contents by results `part` of `rows`. `x`: `[n, cols]`.
+    fn fill(&mut self, x: &[f32], cols: usize, rows: Rows<'_>, part: Range<usize>) {
+        self.cols = cols;
+        self.data.resize(part.len().next_multiple_of(X_ROWS) * Self::stride(cols));
+        for i in 0..part.len() {
+            let row = &x[rows.get(part.start + i).0 * cols..][..cols];
+            for (c, piece) in row.chunks(CHUNK).enumerate() {
+                let at = self.start(i / X_ROWS, c * CHUNK) + i % X_ROWS * Self::width(cols, c * CHUNK);
+                self.data.as_mut_slice()[at..][..piece.len()].copy_from_slice(piece);
+            }
+        }
+    }
+
+    /// The elements `chunk` of the rows of a group.
+    fn rows(&self, group: usize, chunk: &Range<usize>) -> [&[f32]; X_ROWS] {
+        let (start, width) = (self.start(group, chunk.start), Self::width(self.cols, chunk.start));
+        std::array::from_fn(|r| &self.data.as_slice()[start + r * width..][..chunk.len()])
+    }
+
+    /// Room for a row.
+    fn stride(cols: usize) -> usize {
+        cols.next_multiple_of(LANES)
+    }
+
+    /// Room for a row's chunk that begins at `col`.
+    fn width(cols: usize, col: usize) -> usize {
+        (Self::stride(cols) - col).min(CHUNK)
+    }
+
+    /// Where a group's chunk that begins at `col` lies.
+    fn start(&self, group: usize, col: usize) -> usize {
+        (group * Self::stride(self.cols) + col) * X_ROWS
+    }
+}
+
+/// The elements `chunk` of the weight rows `rows` as plain floats: where they are if they are, and few or no conversions
+/// are saved, else decoded to f32 into `scratch`. Rows beyond the last repeat it.
 fn as_floats<'a>(
     isa: Isa,
-    w: &Matrix<'_>,
-    stored: [&'a [u8]; W_ROWS],
-    used: usize,
+    w: &Matrix<'a>,
+    rows: Range<usize>,
+    chunk: &Range<usize>,
     n: usize,
     scratch: &'a mut AlignedVec<f32>,
 ) -> (Float, [&'a [u8]; W_ROWS]) {
-    match w.ty() {
-        TensorType::F32 => return (Float::F32, stored),
-        TensorType::F16 if n <= X_ROWS => return (Float::F16, stored),
-        TensorType::BF16 if n <= X_ROWS => return (Float::BF16, stored),
+    let ty = w.ty();
+    let used = rows.len();
+    let bytes = bytes_of(ty, chunk);
+    let stored = |i: usize| &w.row(rows.start + i.min(used - 1))[bytes.clone()];
+    match ty {
+        TensorType::F32 => return (Float::F32, std::array::from_fn(stored)),
+        TensorType::F16 if n <= X_ROWS => return (Float::F16, std::array::from_fn(stored)),
+        TensorType::BF16 if n <= X_ROWS => return (Float::BF16, std::array::from_fn(stored)),
         _ => {}
     }
     // One more line per row: rows a multiple of 4096 bytes apart would compete for the same few lines of the cache.
-    let stride = w.cols() + 16;
-    scratch.resize(used * stride);
-    for (row, decoded) in stored.iter().zip(scratch.as_mut_slice().chunks_exact_mut(stride)) {
-        decode(isa, w.ty(), row, &mut decoded[..w.cols()]);
+    let stride = CHUNK + 16;
+    scratch.resize(W_ROWS * stride);
+    for (i, decoded) in scratch.as_mut_slice().chunks_exact_mut(stride).take(used).enumerate() {
+        decode(isa, ty, stored(i), &mut decoded[..chunk.len()]);
     }
     let scratch = &*scratch;
-    let row = |i: usize| bytemuck::cast_slice(&scratch.as_slice()[i.min(used - 1) * stride..][..w.cols()]);
+    let row = |i: usize| bytemuck::cast_slice(&scratch.as_slice()[i.min(used - 1) * stride..][..chunk.len()]);
     (Float::F32, std::array::from_fn(row))
 }
 

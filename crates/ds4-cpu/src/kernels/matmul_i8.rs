@@ -1,25 +1,42 @@
 //! Products of stored weights with int8 activations.
 
-use super::activation::{GROUP, QuantizedRow, QuantizedRows};
+use super::activation::{GROUP, QuantizedRows};
 use super::format;
 #[cfg(target_arch = "x86_64")]
 use super::gemv;
-use super::int_micro::{self, MAX_ROWS};
+use super::int_micro::{self, Sums, TILES};
 use super::isa::Isa;
 use super::matrix::{Matrix, Rows};
 use super::out::{OutCols, SharedOut};
+use super::panel::{Panel, WORDS};
+use super::prefetch::prefetch;
 use super::tile::{ROWS, Tile};
 use crate::pool::Pool;
 use std::cell::RefCell;
 use std::ops::Range;
 
-/// Inputs per chunk: a whole number of blocks of every format. A chunk's tile (16 KiB of codes and 2 to 6 KiB of scales)
-/// and eight rows of activations stay in the L1 cache, its activations of 512 rows in the L2 cache.
-const CHUNK: usize = 1024;
+/// Inputs per chunk: a whole number of blocks of every format. A chunk's tiles (16 KiB of codes and 2 to 6 KiB of scales) and
+/// a block of activations (up to 4 KiB) stay in the L1 cache.
+const CHUNK: usize = 512;
+/// Bytes of activations that one pass over the weights works on: they stay in the L2 cache.
+const PANEL: usize = 512 * 1024;
 
 thread_local! {
-    /// Each thread's decoded tile, kept so that its memory is allocated once.
-    static TILE: RefCell<Tile> = RefCell::new(Tile::new());
+    static SCRATCH: RefCell<Scratch> = RefCell::new(Scratch {
+        tiles: std::array::from_fn(|_| Tile::new()),
+        panel: Panel::default(),
+        sums: Vec::new(),
+    });
+}
+
+/// Each thread's memory, kept so that it is allocated once.
+struct Scratch {
+    /// Decoded weights.
+    tiles: [Tile; TILES],
+    /// Rearranged activations.
+    panel: Panel,
+    /// The accumulators of the panel's rows.
+    sums: Vec<Sums>,
 }
 
 /// Output rows `out_rows` of `w` times the activation rows chosen by `rows`:
@@ -57,61 +74,60 @@ pub fn matmul_i8(
             return;
         }
     }
-    TILE.with_borrow_mut(|tile| {
-        let product = Product { isa, w, out_rows: out_rows.clone(), x, rows, n };
-        // Few rows: finish one tile after the other, so that weights stream from memory in order. Many rows:
-        // finish one chunk of inputs after the other, so that its activations stay in the cache.
-        let block = if n <= MAX_ROWS { ROWS } else { out_rows.len().next_multiple_of(ROWS) };
-        for block_first in out_rows.clone().step_by(block) {
-            let block_end = (block_first + block).min(out_rows.end);
-            for chunk in (0..w.cols()).step_by(CHUNK) {
-                let chunk = chunk..(chunk + CHUNK).min(w.cols());
-                for first in (block_first..block_end).step_by(ROWS) {
-                    product.tile(tile, first, chunk.clone(), y);
+    let most = int_micro::most_rows(isa);
+    let panel_rows = (PANEL / (w.cols() / GROUP * WORDS * 4)).next_multiple_of(most);
+    SCRATCH.with_borrow_mut(|Scratch { tiles, panel, sums }| {
+        for begin in (0..n).step_by(panel_rows) {
+            let part = begin..n.min(begin + panel_rows);
+            panel.fill(x, rows, part.clone(), most, format::bias(w.ty()));
+            for first in out_rows.clone().step_by(TILES * ROWS) {
+                let end = out_rows.end.min(first + TILES * ROWS);
+                sums.clear();
+                sums.resize(part.len(), [[0.0; ROWS]; TILES]);
+                for chunk in (0..w.cols()).step_by(CHUNK) {
+                    let chunk = chunk..w.cols().min(chunk + CHUNK);
+                    let tiles = decode(isa, w, first..end, out_rows.end, &chunk, tiles);
+                    for (rows, block) in panel.blocks(chunk.start / GROUP..chunk.end / GROUP) {
+                        int_micro::multiply(isa, tiles, block, &mut sums[rows]);
+                    }
+                }
+                let columns = first - out_rows.start..end - out_rows.start;
+                for (i, sums) in part.clone().zip(&*sums) {
+                    let y = &mut y.row_mut(rows.get(i).1)[columns.clone()];
+                    for (y, sums) in y.chunks_mut(ROWS).zip(sums) {
+                        match y.first_chunk_mut() {
+                            Some(y) => *y = *sums,
+                            None => y.copy_from_slice(&sums[..y.len()]),
+                        }
+                    }
                 }
             }
         }
     });
 }
 
-/// The operands of one [`matmul_i8`].
-struct Product<'a> {
+/// Decodes the inputs `chunk` of at most 32 weight rows, and asks for those of the next 32 below `last`.
+fn decode<'a>(
     isa: Isa,
-    w: &'a Matrix<'a>,
-    out_rows: Range<usize>,
-    x: &'a QuantizedRows,
-    rows: Rows<'a>,
-    n: usize,
-}
-
-impl Product<'_> {
-    /// Adds the inputs `chunk` of weight rows `first..first + 16` to the results; those of the first chunk begin at 0.
-    fn tile(&self, tile: &mut Tile, first: usize, chunk: Range<usize>, y: &mut OutCols<'_>) {
-        let used = (self.out_rows.end - first).min(ROWS);
-        let at = first - self.out_rows.start;
-        let ty = self.w.ty();
-        let bytes_to = |col: usize| col / ty.block_len() * ty.block_bytes();
-        let weights =
-            self.w.sixteen_rows(first, self.out_rows.end).map(|row| &row[bytes_to(chunk.start)..bytes_to(chunk.end)]);
-        tile.load(self.isa, ty, chunk.len(), &weights);
-        for begin in (0..self.n).step_by(MAX_ROWS) {
-            let count = (self.n - begin).min(MAX_ROWS);
-            let x: [QuantizedRow<'_>; MAX_ROWS] = std::array::from_fn(|i| {
-                let row = self.x.row(self.rows.get(begin + i.min(count - 1)).0);
-                row.slice(chunk.start / GROUP, chunk.len() / GROUP)
-            });
-            let mut acc = [[0.0; ROWS]; MAX_ROWS];
-            if chunk.start > 0 {
-                for (i, acc) in acc[..count].iter_mut().enumerate() {
-                    acc[..used].copy_from_slice(&y.row_mut(self.rows.get(begin + i).1)[at..at + used]);
-                }
-            }
-            int_micro::multiply(self.isa, tile, &x[..count], &mut acc[..count]);
-            for (i, acc) in acc[..count].iter().enumerate() {
-                y.row_mut(self.rows.get(begin + i).1)[at..at + used].copy_from_slice(&acc[..used]);
-            }
-        }
+    w: &Matrix<'_>,
+    rows: Range<usize>,
+    last: usize,
+    chunk: &Range<usize>,
+    tiles: &'a mut [Tile; TILES],
+) -> &'a [Tile] {
+    let ty = w.ty();
+    let byte = |col: usize| col / ty.block_len() * ty.block_bytes();
+    let bytes = byte(chunk.start)..byte(chunk.end);
+    // The weights lie in memory in this order, but in pieces too short for the processor to notice.
+    for row in rows.end..last.min(rows.end + TILES * ROWS) {
+        let bytes = &w.row(row)[bytes.clone()];
+        prefetch(bytes.as_ptr(), bytes.len());
     }
+    let tiles = &mut tiles[..rows.len().div_ceil(ROWS)];
+    for (tile, first) in tiles.iter_mut().zip(rows.clone().step_by(ROWS)) {
+        tile.load(isa, ty, chunk.len(), &w.sixteen_rows(first, rows.end, bytes.clone()));
+    }
+    tiles
 }
 
 /// All of `w` times the chosen rows of `x`, divided among the pool's threads; `y` is `[rows, ld]` with

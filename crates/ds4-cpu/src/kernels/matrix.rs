@@ -1,6 +1,7 @@
 //! Weight matrices as they lie in the model file, and the choice of rows they are applied to.
 
 use ds4_gguf::TensorType;
+use std::ops::Range;
 
 /// Why bytes cannot be read as a weight matrix.
 #[derive(Debug, thiserror::Error, PartialEq, Eq)]
@@ -110,10 +111,16 @@ impl<'a> Matrix<'a> {
         &self.data[row * self.row_bytes..(row + 1) * self.row_bytes]
     }
 
-    /// The bytes of sixteen rows from `first`; past `end`, row `end - 1` is repeated so that kernels
+    /// The bytes `part` of sixteen rows from `first`; past `end`, row `end - 1` is repeated so that kernels
     /// that work on sixteen rows side by side always have sixteen to read.
-    pub(crate) fn sixteen_rows(&self, first: usize, end: usize) -> [&'a [u8]; 16] {
-        std::array::from_fn(|i| self.row((first + i).min(end - 1)))
+    pub(crate) fn sixteen_rows(&self, first: usize, end: usize, part: Range<usize>) -> [&'a [u8]; 16] {
+        assert!(first < end && end <= self.rows && part.start <= part.end && part.end <= self.row_bytes);
+        let mut rows = [&self.data[..0]; 16];
+        for (i, row) in rows.iter_mut().enumerate() {
+            let at = (first + i).min(end - 1) * self.row_bytes;
+            *row = &self.data[at + part.start..at + part.end];
+        }
+        rows
     }
 }
 
@@ -122,6 +129,13 @@ impl<'a> Matrix<'a> {
 pub enum Rows<'a> {
     /// Activation row `i` gives output row `i`, for all of them.
     All,
+    /// The same for `len` rows from `first` on.
+    Range {
+        /// The first row.
+        first: usize,
+        /// How many.
+        len: usize,
+    },
     /// The `i`-th result is that of activation row `input[i]` and goes to output row `output[i]`: the
     /// tokens routed to one expert. Lists have equal length; `output` has no number twice.
     Map {
@@ -132,7 +146,22 @@ pub enum Rows<'a> {
     },
 }
 
-impl Rows<'_> {
+impl<'a> Rows<'a> {
+    /// Results `part` of these, of which there are as many.
+    ///
+    /// # Panics
+    /// A list does not have that many.
+    pub fn part(self, part: Range<usize>) -> Rows<'a> {
+        match self {
+            Rows::All => Rows::Range { first: part.start, len: part.len() },
+            Rows::Range { first, len } => {
+                assert!(part.start <= part.end && part.end <= len, "results {part:?} of {len}");
+                Rows::Range { first: first + part.start, len: part.len() }
+            }
+            Rows::Map { input, output } => Rows::Map { input: &input[part.clone()], output: &output[part] },
+        }
+    }
+
     /// Number of results, checked against the arrays they index.
     ///
     /// # Panics
@@ -142,6 +171,11 @@ impl Rows<'_> {
             Rows::All => {
                 assert!(n_input <= n_output, "{n_input} activation rows, room for {n_output} results");
                 n_input
+            }
+            Rows::Range { first, len } => {
+                let end = first.saturating_add(*len);
+                assert!(end <= n_input && end <= n_output, "rows to {end} of {n_input}, room for {n_output}");
+                *len
             }
             Rows::Map { input, output } => {
                 assert_eq!(input.len(), output.len(), "activation and output row lists differ in length");
@@ -163,6 +197,7 @@ impl Rows<'_> {
     pub(crate) fn get(&self, i: usize) -> (usize, usize) {
         match self {
             Rows::All => (i, i),
+            Rows::Range { first, .. } => (first + i, first + i),
             Rows::Map { input, output } => (input[i] as usize, output[i] as usize),
         }
     }

@@ -29,6 +29,8 @@ mod matmul_f32;
 mod matmul_i8;
 mod matrix;
 mod out;
+mod panel;
+mod prefetch;
 mod tile;
 
 pub use activation::QuantizedRows;

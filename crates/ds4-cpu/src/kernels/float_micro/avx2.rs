@@ -4,68 +4,81 @@
 // the vector extensions, which keeps the compiler from inlining them or their closures here.
 #![allow(clippy::needless_range_loop)]
 
-use super::{Float, LANES, W_ROWS};
+use super::{Float, LANES, Lanes, W_ROWS};
 use std::arch::x86_64::*;
 
 /// Lanes of a register.
 const HALF: usize = 8;
 
-/// See [`super::multiply`].
+/// See [`super::accumulate`].
 ///
 /// # Safety
-/// The lengths are those that `super::multiply` checks.
+/// The lengths are those that `super::accumulate` checks.
 #[target_feature(enable = "avx2,fma,f16c,bmi2")]
-pub(super) unsafe fn multiply(ty: Float, w: &[&[u8]], x: &[&[f32]], out: &mut [[f32; W_ROWS]]) {
+pub(super) unsafe fn accumulate(ty: Float, w: &[&[u8]], x: &[&[f32]], acc: &mut [[Lanes; W_ROWS]]) {
     // SAFETY: the caller's promise.
     unsafe {
         match ty {
-            Float::F32 => with_load::<F32>(w, x, out),
-            Float::F16 => with_load::<F16>(w, x, out),
-            Float::BF16 => with_load::<BF16>(w, x, out),
+            Float::F32 => with_load::<F32>(w, x, acc),
+            Float::F16 => with_load::<F16>(w, x, acc),
+            Float::BF16 => with_load::<BF16>(w, x, acc),
         }
     }
 }
 
 #[target_feature(enable = "avx2,fma,f16c,bmi2")]
-unsafe fn with_load<L: Load>(w: &[&[u8]], x: &[&[f32]], out: &mut [[f32; W_ROWS]]) {
+unsafe fn with_load<L: Load>(w: &[&[u8]], x: &[&[f32]], acc: &mut [[Lanes; W_ROWS]]) {
     // SAFETY: the caller's promise.
     unsafe {
         if x.len() == 1 {
             for first in (0..w.len()).step_by(4) {
-                tile::<L, 4, 1>(w, x, out, first);
+                tile::<L, 4, 1, 2>(w, x, acc, first, 0);
             }
             return;
         }
-        for (x, out) in x.chunks(2).zip(out.chunks_mut(2)) {
-            for first in (0..w.len()).step_by(2) {
+        for first in (0..w.len()).step_by(2) {
+            // The two halves of the lanes never meet here, and twelve sums of half the lanes fill the registers best.
+            for half in 0..2 {
                 match x.len() {
-                    1 => tile::<L, 2, 1>(w, x, out, first),
-                    _ => tile::<L, 2, 2>(w, x, out, first),
+                    2 => tile::<L, 2, 2, 1>(w, x, acc, first, half),
+                    3 => tile::<L, 2, 3, 1>(w, x, acc, first, half),
+                    4 => tile::<L, 2, 4, 1>(w, x, acc, first, half),
+                    5 => tile::<L, 2, 5, 1>(w, x, acc, first, half),
+                    _ => tile::<L, 2, 6, 1>(w, x, acc, first, half),
                 }
             }
         }
     }
 }
 
-/// Weight rows `first..first + W` times all `N` activation rows.
+/// Weight rows `first..first + W` times all `N` activation rows, `H` halves of the lanes from half `from` on.
 #[target_feature(enable = "avx2,fma,f16c,bmi2")]
 #[inline]
-unsafe fn tile<L: Load, const W: usize, const N: usize>(
+unsafe fn tile<L: Load, const W: usize, const N: usize, const H: usize>(
     w: &[&[u8]],
     x: &[&[f32]],
-    out: &mut [[f32; W_ROWS]],
+    acc: &mut [[Lanes; W_ROWS]],
     first: usize,
+    from: usize,
 ) {
-    assert!(x.len() == N && out.len() == N && first < w.len());
+    assert!(x.len() == N && acc.len() == N && first < w.len() && first + W <= W_ROWS && from + H <= 2);
     let cols = x[0].len();
-    // Rows beyond the last repeat it; their sums are dropped.
+    // Rows beyond the last repeat it; nobody reads their sums.
     let used = (w.len() - first).min(W);
     let w: [&[u8]; W] = std::array::from_fn(|o| w[first + o.min(used - 1)]);
-    let mut acc = [[[_mm256_setzero_ps(); 2]; W]; N];
+    let mut sums = [[[_mm256_setzero_ps(); H]; W]; N];
+    for r in 0..N {
+        for o in 0..W {
+            for h in 0..H {
+                // SAFETY: eight of the sixteen floats; the load needs no alignment.
+                sums[r][o][h] = unsafe { _mm256_loadu_ps(acc[r][first + o].as_ptr().add((from + h) * HALF)) };
+            }
+        }
+    }
     let whole = cols / LANES * LANES;
     for at in (0..whole).step_by(LANES) {
-        for half in 0..2 {
-            let at = at + half * HALF;
+        for h in 0..H {
+            let at = at + (from + h) * HALF;
             // SAFETY: every row has `cols` numbers, and `at + 8 <= cols`.
             unsafe {
                 let mut ws = [_mm256_setzero_ps(); W];
@@ -75,7 +88,7 @@ unsafe fn tile<L: Load, const W: usize, const N: usize>(
                 for r in 0..N {
                     let x = _mm256_loadu_ps(x[r].as_ptr().add(at));
                     for o in 0..W {
-                        acc[r][o][half] = _mm256_fmadd_ps(ws[o], x, acc[r][o][half]);
+                        sums[r][o][h] = _mm256_fmadd_ps(ws[o], x, sums[r][o][h]);
                     }
                 }
             }
@@ -91,33 +104,27 @@ unsafe fn tile<L: Load, const W: usize, const N: usize>(
             let mut w_rest = [0u8; LANES * 4];
             let bytes = &w[o][whole * L::BYTES..];
             w_rest[..bytes.len()].copy_from_slice(bytes);
-            for half in 0..2 {
+            for h in 0..H {
+                let at = (from + h) * HALF;
                 // SAFETY: both arrays have room for sixteen numbers.
                 unsafe {
-                    let w = L::load(w_rest.as_ptr(), half * HALF);
+                    let w = L::load(w_rest.as_ptr(), at);
                     for r in 0..N {
-                        let x = _mm256_loadu_ps(x_rest[r].as_ptr().add(half * HALF));
-                        acc[r][o][half] = _mm256_fmadd_ps(w, x, acc[r][o][half]);
+                        let x = _mm256_loadu_ps(x_rest[r].as_ptr().add(at));
+                        sums[r][o][h] = _mm256_fmadd_ps(w, x, sums[r][o][h]);
                     }
                 }
             }
         }
     }
-    for (out, acc) in out.iter_mut().zip(acc) {
-        for (out, acc) in out[first..].iter_mut().zip(&acc[..used]) {
-            *out = add_lanes(*acc);
+    for r in 0..N {
+        for o in 0..W {
+            for h in 0..H {
+                // SAFETY: as for the load.
+                unsafe { _mm256_storeu_ps(acc[r][first + o].as_mut_ptr().add((from + h) * HALF), sums[r][o][h]) };
+            }
         }
     }
-}
-
-/// Distance 8, 4, 2, 1.
-#[target_feature(enable = "avx2,fma,f16c,bmi2")]
-#[inline]
-fn add_lanes(lanes: [__m256; 2]) -> f32 {
-    let eight = _mm256_add_ps(lanes[0], lanes[1]);
-    let four = _mm_add_ps(_mm256_castps256_ps128(eight), _mm256_extractf128_ps::<1>(eight));
-    let two = _mm_add_ps(four, _mm_movehl_ps(four, four));
-    _mm_cvtss_f32(_mm_add_ss(two, _mm_movehdup_ps(two)))
 }
 
 /// How numbers of one format become f32 lanes.

@@ -83,12 +83,3 @@ pub(super) unsafe fn half_at(bytes: *const u8) -> u16 {
     // SAFETY: the caller's promise.
     unsafe { bytes.cast::<u16>().read_unaligned() }
 }
-
-/// Asks for the cache lines of `len` bytes from `at` to be fetched into the L2 cache; they need not exist.
-#[inline(always)]
-pub(super) fn prefetch(at: *const u8, len: usize) {
-    for line in 0..len.div_ceil(64) {
-        // SAFETY: a hint about an address, which is not read.
-        unsafe { _mm_prefetch::<_MM_HINT_T1>(at.wrapping_add(64 * line).cast()) };
-    }
-}

@@ -4,8 +4,9 @@
 #![allow(clippy::needless_range_loop)]
 
 use super::super::activation::{GROUP, QuantizedRow};
+use super::super::prefetch::prefetch;
 use super::PREFETCH;
-use super::partial::{GROUPS, Partial, ROWS, floats, half_at, prefetch, turned};
+use super::partial::{GROUPS, Partial, ROWS, floats, half_at, turned};
 use std::arch::x86_64::*;
 
 const BLOCK_BYTES: usize = 34;

@@ -1,135 +1,118 @@
-//! AVX2: a register holds one 32-bit sum for each of eight weight rows; a tile is done in two halves.
+//! AVX2: a register holds one 32-bit sum for each of eight weight rows.
 
 // In this file, arrays of registers are handled by index: iterator adapters and `array::from_fn` are compiled without
 // the vector extensions, which keeps the compiler from inlining them or their closures here.
 #![allow(clippy::needless_range_loop)]
 
-use super::super::activation::{GROUP, QuantizedRow};
+use super::super::panel::{Block, QUADS, WORDS};
 use super::super::tile::{GROUP_CODES, ROWS, Tile};
+use super::Sums;
+use super::halves::{HALF, multiply_by_halves};
 use std::arch::x86_64::*;
 
-/// Activation rows that fit the sixteen registers beside the rest.
-const X_ROWS: usize = 4;
-/// Weight rows per register.
-const HALF: usize = 8;
+multiply_by_halves!("avx2,fma");
 
-/// See [`super::multiply`].
-///
-/// # Safety
-/// The lengths are those that `super::multiply` checks.
-#[target_feature(enable = "avx2,fma")]
-pub(super) unsafe fn multiply(tile: &Tile, x: &[QuantizedRow<'_>], acc: &mut [[f32; ROWS]]) {
-    for (x, acc) in x.chunks(X_ROWS).zip(acc.chunks_mut(X_ROWS)) {
-        // SAFETY: the caller's promise.
-        unsafe {
-            match x.len() {
-                1 => rows::<1>(tile, x, acc),
-                2 => rows::<2>(tile, x, acc),
-                3 => rows::<3>(tile, x, acc),
-                _ => rows::<4>(tile, x, acc),
-            }
-        }
-    }
-}
+type Ints = __m256i;
+type Floats = __m256;
+/// Unsigned codes, and what their signs are taken from where they have some.
+type Weights = (__m256i, __m256i);
+type Quad = *const i32;
 
 #[target_feature(enable = "avx2,fma")]
-unsafe fn rows<const N: usize>(tile: &Tile, x: &[QuantizedRow<'_>], acc: &mut [[f32; ROWS]]) {
-    // The byte product adds pairs with saturation at 32767: too little for codes up to 255 times 127.
-    // Q8_0, the only such format, goes through signed codes instead.
-    let full_range = tile.bias == 128;
-    for half in 0..2 {
-        // SAFETY: the caller's promise.
-        unsafe {
-            match (tile.minima().is_some(), full_range) {
-                (false, false) => groups::<N, false, false>(tile, half, x, acc),
-                (false, true) => groups::<N, false, true>(tile, half, x, acc),
-                (true, _) => groups::<N, true, false>(tile, half, x, acc),
-            }
-        }
-    }
+#[inline]
+fn start(value: i32) -> Ints {
+    _mm256_set1_epi32(value)
 }
 
 #[target_feature(enable = "avx2,fma")]
 #[inline]
-unsafe fn groups<const N: usize, const MINIMA: bool, const SIGNED: bool>(
-    tile: &Tile,
-    half: usize,
-    x: &[QuantizedRow<'_>],
-    acc: &mut [[f32; ROWS]],
-) {
-    assert!(x.len() == N && acc.len() == N && half < 2);
-    let n_groups = tile.codes().len();
-    let at = half * HALF;
-    // Offsets of this half within groups of sixteen rows.
-    let codes = tile.codes().as_ptr().cast::<u8>().wrapping_add(at * 4);
-    let scales = tile.scales().as_ptr().cast::<f32>().wrapping_add(at);
-    let (factors, min_scales) = match tile.minima() {
-        Some(m) => {
-            (m.factors.as_ptr().cast::<i32>().wrapping_add(at), m.scales.as_ptr().cast::<f32>().wrapping_add(at))
-        }
-        None => (std::ptr::null(), std::ptr::null()),
-    };
-    let mut q = [std::ptr::null::<i8>(); N];
-    let mut d = [std::ptr::null::<f32>(); N];
-    let mut sums = [std::ptr::null::<i16>(); N];
-    for r in 0..N {
-        (q[r], d[r], sums[r]) = (x[r].q.as_ptr(), x[r].d.as_ptr(), x[r].sums.as_ptr());
-    }
+fn start_floats() -> Floats {
+    _mm256_setzero_ps()
+}
 
-    let ones = _mm256_set1_epi16(1);
-    let top_bits = _mm256_set1_epi8(-128);
-    let minus_bias = _mm256_set1_epi16(if SIGNED { 0 } else { -(tile.bias as i16) });
-    let mut total = [_mm256_setzero_ps(); N];
-    for r in 0..N {
-        // SAFETY: eight of the sixteen floats from `at`, which is 0 or 8; the load needs no alignment.
-        total[r] = unsafe { _mm256_loadu_ps(acc[r].as_ptr().add(at)) };
+#[target_feature(enable = "avx2,fma")]
+#[inline]
+fn ints_to_floats(ints: Ints) -> Floats {
+    _mm256_cvtepi32_ps(ints)
+}
+
+#[target_feature(enable = "avx2,fma")]
+#[inline]
+fn scaled(floats: Floats, by: f32) -> Floats {
+    _mm256_mul_ps(floats, _mm256_set1_ps(by))
+}
+
+#[target_feature(enable = "avx2,fma")]
+#[inline]
+fn add_product(a: Floats, b: Floats, total: Floats) -> Floats {
+    _mm256_fmadd_ps(a, b, total)
+}
+
+#[target_feature(enable = "avx2,fma")]
+#[inline]
+fn subtract_product(a: Floats, b: Floats, total: Floats) -> Floats {
+    _mm256_fnmadd_ps(a, b, total)
+}
+
+/// # Safety
+/// Eight floats can be read.
+#[target_feature(enable = "avx2,fma")]
+#[inline]
+unsafe fn load(from: *const f32) -> Floats {
+    // SAFETY: the caller's promise; the load needs no alignment.
+    unsafe { _mm256_loadu_ps(from) }
+}
+
+/// # Safety
+/// Eight floats can be written.
+#[target_feature(enable = "avx2,fma")]
+#[inline]
+unsafe fn store(to: *mut f32, floats: Floats) {
+    // SAFETY: the caller's promise; the store needs no alignment.
+    unsafe { _mm256_storeu_ps(to, floats) };
+}
+
+/// # Safety
+/// 32 codes can be read.
+#[target_feature(enable = "avx2,fma")]
+#[inline]
+unsafe fn weights<const SIGNED: bool>(from: *const u8) -> Weights {
+    // SAFETY: the caller's promise; the load needs no alignment.
+    let codes = unsafe { _mm256_loadu_si256(from.cast()) };
+    if SIGNED {
+        let signed = _mm256_xor_si256(codes, _mm256_set1_epi8(-128));
+        return (_mm256_abs_epi8(signed), signed);
     }
-    for g in 0..n_groups {
-        // SAFETY: group `g` of every array: `q` has 32 codes, `d` one scale, `sums` two sums per group, the tile
-        // `GROUP_CODES` codes and sixteen of each scale (and of each factor pair where MINIMA), of which eight are
-        // read from `at`, 0 or 8; `multiply` checked.
-        unsafe {
-            let pair = |r: usize| _mm256_set1_epi32(sums[r].add(2 * g).cast::<i32>().read_unaligned());
-            let mut sum = [_mm256_setzero_si256(); N];
-            for r in 0..N {
-                sum[r] = _mm256_madd_epi16(pair(r), minus_bias);
-            }
-            for quad in 0..GROUP / 4 {
-                let mut w = _mm256_load_si256(codes.add(g * GROUP_CODES + quad * 64).cast());
-                let mut sign = w;
-                if SIGNED {
-                    sign = _mm256_xor_si256(w, top_bits);
-                    w = _mm256_abs_epi8(sign);
-                }
-                for r in 0..N {
-                    let x = q[r].add(g * GROUP + quad * 4).cast::<i32>().read_unaligned();
-                    let mut x = _mm256_set1_epi32(x);
-                    if SIGNED {
-                        // |w| * (x with the sign of w): at most 128 * 127 * 2, which the pair holds.
-                        x = _mm256_sign_epi8(x, sign);
-                    }
-                    let pairs = _mm256_maddubs_epi16(w, x);
-                    sum[r] = _mm256_add_epi32(sum[r], _mm256_madd_epi16(pairs, ones));
-                }
-            }
-            let scale = _mm256_load_ps(scales.add(g * ROWS));
-            for r in 0..N {
-                let scale = _mm256_mul_ps(scale, _mm256_set1_ps(*d[r].add(g)));
-                total[r] = _mm256_fmadd_ps(_mm256_cvtepi32_ps(sum[r]), scale, total[r]);
-            }
-            if MINIMA {
-                let factor = _mm256_load_si256(factors.add(g * ROWS).cast());
-                let scale = _mm256_load_ps(min_scales.add(g * ROWS));
-                for r in 0..N {
-                    let sum = _mm256_cvtepi32_ps(_mm256_madd_epi16(factor, pair(r)));
-                    let scale = _mm256_mul_ps(scale, _mm256_set1_ps(*d[r].add(g)));
-                    total[r] = _mm256_fnmadd_ps(sum, scale, total[r]);
-                }
-            }
-        }
+    (codes, codes)
+}
+
+#[target_feature(enable = "avx2,fma")]
+#[inline]
+fn quad(from: *const i32) -> Quad {
+    from
+}
+
+/// # Safety
+/// The quad has row `R`.
+#[target_feature(enable = "avx2,fma")]
+#[inline]
+unsafe fn dot<const R: usize, const SIGNED: bool>(sum: Ints, (w, sign): Weights, x: Quad) -> Ints {
+    // SAFETY: the caller's promise.
+    let mut x = _mm256_set1_epi32(unsafe { *x.add(R) });
+    if SIGNED {
+        // |w| * (x with the sign of w): pairs of at most 128 * 127 * 2. The byte product adds pairs with saturation at
+        // 32767, too little for codes up to 255.
+        x = _mm256_sign_epi8(x, sign);
     }
-    for r in 0..N {
-        // SAFETY: as for the load.
-        unsafe { _mm256_storeu_ps(acc[r].as_mut_ptr().add(at), total[r]) };
-    }
+    let pairs = _mm256_maddubs_epi16(w, x);
+    _mm256_add_epi32(sum, _mm256_madd_epi16(pairs, _mm256_set1_epi16(1)))
+}
+
+/// # Safety
+/// Eight pairs of factors can be read.
+#[target_feature(enable = "avx2,fma")]
+#[inline]
+unsafe fn min_sums(factors: *const i32, sums: i32) -> Ints {
+    // SAFETY: the caller's promise; the load needs no alignment.
+    _mm256_madd_epi16(unsafe { _mm256_loadu_si256(factors.cast()) }, _mm256_set1_epi32(sums))
 }
