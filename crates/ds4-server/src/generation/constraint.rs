@@ -30,7 +30,7 @@ pub(super) struct DemandedCall {
 }
 
 impl Constraint {
-    /// The constraint of an answer to `conversation`.
+    /// The constraint of an answer to `conversation`. `found`: further tools that may be called.
     ///
     /// # Errors
     /// A schema that cannot be enforced.
@@ -38,6 +38,7 @@ impl Constraint {
         grammars: &Grammars,
         tokenizer: &Tokenizer,
         conversation: &Conversation,
+        found: &[Tool],
         rendered: &RenderedPrompt,
         strict: &Strict,
         api: Api,
@@ -62,7 +63,7 @@ impl Constraint {
             let answer = format.map(|format| compile(Shape::answer(format))).transpose()?;
             return Ok(Self { answer, ..Self::default() });
         }
-        let tools: Vec<ToolShape> = tools(conversation).map(|tool| shape_of(tool, strict)).collect();
+        let tools: Vec<ToolShape> = tools(conversation).chain(found).map(|tool| shape_of(tool, strict)).collect();
         let entry = match &conversation.tool_choice {
             ToolChoice::Auto | ToolChoice::None => {
                 let (answer, calls) = match format {

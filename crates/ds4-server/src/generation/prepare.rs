@@ -132,7 +132,8 @@ fn chat_prompt(state: &AppState, api: Api, chat: ChatPrompt) -> Result<Built, Ap
     let rendered = render(&conversation, &options).map_err(|error| ApiError::from_render(&error, api))?;
     let (ids, ends) = encode_pieces(tokenizer, rendered.prompt.pieces())?;
     let (opening, thinking) = opened_turn(tokenizer, &ids);
-    let constraint = Constraint::new(state.grammars(), tokenizer, &conversation, &rendered, &chat.strict, api)?;
+    let (grammars, found) = (state.grammars(), &chat.tools_found);
+    let constraint = Constraint::new(grammars, tokenizer, &conversation, found, &rendered, &chat.strict, api)?;
     Ok(Built {
         snapshots: snapshots(&rendered, &ends),
         ids,

@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use ds4_chat::conversation::Conversation;
+use ds4_chat::conversation::{Conversation, Tool};
 use ds4_chat::render::{Effort, Thinking};
 use ds4_engine::sampling::SamplingParams;
 
@@ -55,6 +55,8 @@ pub struct ChatPrompt {
     pub turn_ids: Vec<(usize, String)>,
     /// What the answer must follow to the letter.
     pub strict: Strict,
+    /// Tools that a message tells of, as the result of a search for tools does. They may be called like the conversation's.
+    pub tools_found: Vec<Tool>,
 }
 
 /// Which of a conversation's schemas the request was promised to be followed to the letter. A schema that cannot be enforced
@@ -70,7 +72,14 @@ pub struct Strict {
 impl ChatPrompt {
     /// A conversation with default settings.
     pub fn new(conversation: Conversation, thinking: Thinking) -> Self {
-        Self { conversation, thinking, single_call: false, turn_ids: Vec::new(), strict: Strict::default() }
+        Self {
+            conversation,
+            thinking,
+            single_call: false,
+            turn_ids: Vec::new(),
+            strict: Strict::default(),
+            tools_found: Vec::new(),
+        }
     }
 }
 

@@ -1,6 +1,8 @@
 //! From the messages of a request to a conversation. One message becomes several: results of tools are messages of
 //! their own there.
 
+use std::collections::BTreeSet;
+
 use ds4_chat::conversation::{AssistantMessage, Block, Content, Instructions, Message, ToolCall, TurnEnd};
 
 use super::blocks::{document, search_result, text, text_blocks, unsupported};
@@ -17,6 +19,8 @@ pub struct History {
     pub messages: Vec<Message>,
     /// Signatures of reasoning that the client sent back, each with the index of its message in `messages`.
     pub signatures: Vec<(usize, String)>,
+    /// Names of deferred tools that the model has found.
+    pub found: BTreeSet<String>,
     /// Path of the part of the request that each of `messages` is made of.
     paths: Vec<String>,
 }
@@ -43,11 +47,6 @@ impl History {
         }
         check_history(&history.messages, |index| history.paths[index].clone())?;
         Ok(history)
-    }
-
-    /// Whether the answer goes on where the last message ends.
-    pub fn is_continued(&self) -> bool {
-        matches!(self.messages.last(), Some(Message::Assistant(last)) if last.end == TurnEnd::Continued)
     }
 
     fn push(&mut self, path: &str, message: Message) {
@@ -109,7 +108,7 @@ impl History {
                         );
                         return Err(block.refused(message));
                     }
-                    let result = tool_result(&object, tools, config)?;
+                    let result = self.tool_result(&object, tools, config)?;
                     self.push(block.path(), result);
                 }
                 "text" => content.push(text(&object)?),
@@ -158,6 +157,50 @@ impl History {
         self.push(field.path(), Message::Assistant(message));
         Ok(())
     }
+
+    fn tool_result(&mut self, object: &Object<'_>, tools: &Tools, config: &ServerConfig) -> Result<Message, ApiError> {
+        let call_id = object.required("tool_use_id")?.str()?.to_owned();
+        // That it failed, the client's text says; the model was not trained on any other mark.
+        object.get("is_error").map(|flag| flag.bool()).transpose()?;
+        let content = match object.get("content") {
+            None => Content::default(),
+            Some(field) => match field.json().as_str() {
+                Some(text) => Content::text(text),
+                None if field.json().as_array().is_none() => {
+                    return Err(field.must_be("a string or an array of content blocks"));
+                }
+                None => {
+                    let blocks = field.array()?;
+                    let read = |block| self.result_block(block, tools, config);
+                    Content(blocks.iter().map(read).collect::<Result<_, _>>()?)
+                }
+            },
+        };
+        Ok(Message::ToolResult { call_id: Some(call_id), content })
+    }
+
+    fn result_block(&mut self, block: &Field<'_>, tools: &Tools, config: &ServerConfig) -> Result<Block, ApiError> {
+        let object = block.object()?;
+        let kind = object.required("type")?;
+        match kind.str()? {
+            "text" => text(&object),
+            // Here, and not at the prompt's beginning, the model learns of a tool that it searched for.
+            "tool_reference" => {
+                let name = object.required("tool_name")?.str()?;
+                let deferred = tools.deferred.get(name);
+                self.found.extend(deferred.map(|tool| tool.name().to_owned()));
+                let tool = deferred.or_else(|| tools.shown.iter().find(|tool| tool.name() == name));
+                let label = || Block::Unsupported(format!("tool {name}"));
+                Ok(tool.map_or_else(label, |tool| Block::Text(tool.definition().to_string())))
+            }
+            "document" => match object.required("source")?.object()?.required("type")?.str()? {
+                "text" | "content" => document(block, &object, config),
+                _ => unsupported(block, "document", "document".to_owned(), config),
+            },
+            "search_result" => search_result(&object),
+            other => unsupported(block, other, other.to_owned(), config),
+        }
+    }
 }
 
 /// The system text, without the line that differs from request to request.
@@ -188,47 +231,4 @@ fn tool_use(object: &Object<'_>) -> Result<ToolCall, ApiError> {
         name: object.required("name")?.str()?.to_owned(),
         arguments,
     })
-}
-
-fn tool_result(object: &Object<'_>, tools: &Tools, config: &ServerConfig) -> Result<Message, ApiError> {
-    let call_id = object.required("tool_use_id")?.str()?.to_owned();
-    // That it failed, the client's text says; the model was not trained on any other mark.
-    object.get("is_error").map(|flag| flag.bool()).transpose()?;
-    let content = match object.get("content") {
-        None => Content::default(),
-        Some(field) => match field.json().as_str() {
-            Some(text) => Content::text(text),
-            None if field.json().as_array().is_none() => {
-                return Err(field.must_be("a string or an array of content blocks"));
-            }
-            None => {
-                let blocks = field.array()?;
-                Content(blocks.iter().map(|block| result_block(block, tools, config)).collect::<Result<_, _>>()?)
-            }
-        },
-    };
-    Ok(Message::ToolResult { call_id: Some(call_id), content })
-}
-
-fn result_block(block: &Field<'_>, tools: &Tools, config: &ServerConfig) -> Result<Block, ApiError> {
-    let object = block.object()?;
-    let kind = object.required("type")?;
-    match kind.str()? {
-        "text" => text(&object),
-        // Here, and not at the prompt's beginning, the model learns of a tool that it searched for.
-        "tool_reference" => {
-            let name = object.required("tool_name")?.str()?;
-            let in_view = || tools.shown.iter().find(|tool| tool.name() == name);
-            Ok(match tools.deferred.get(name).or_else(in_view) {
-                Some(tool) => Block::Text(tool.definition().to_string()),
-                None => Block::Unsupported(format!("tool {name}")),
-            })
-        }
-        "document" => match object.required("source")?.object()?.required("type")?.str()? {
-            "text" | "content" => document(block, &object, config),
-            _ => unsupported(block, "document", "document".to_owned(), config),
-        },
-        "search_result" => search_result(&object),
-        other => unsupported(block, other, other.to_owned(), config),
-    }
 }

@@ -69,12 +69,6 @@ impl PromptRequest {
         let format = output.as_ref().and_then(|output| output.get("format")).or_else(|| object.get("output_format"));
         let response_format = match &format {
             None => ResponseFormat::Text,
-            Some(field) if history.is_continued() => {
-                return Err(field.refused(format!(
-                    "{} is not possible when the last message is the assistant's, to be continued",
-                    field.path()
-                )));
-            }
             Some(field) => {
                 let format = field.object()?;
                 let kind = format.required("type")?;
@@ -93,6 +87,7 @@ impl PromptRequest {
             turn_ids: history.signatures,
             // A format is followed as far as it can be: clients that ask for one cannot do without an answer.
             strict: Strict { format: false, tools: tools.strict },
+            tools_found: history.found.iter().filter_map(|name| tools.deferred.get(name).cloned()).collect(),
             ..ChatPrompt::new(conversation, thinking)
         };
         Ok(Self { model: model.unwrap_or(&config.model_id).to_owned(), prompt, dropped: tools.dropped })
@@ -350,6 +345,9 @@ mod tests {
         let shown = "<tool_result>{\"name\": \"WebFetch\", \"description\": \"d\", \"parameters\": {\"type\": \"object\"}}\n\n\
                      [Unsupported tool Gone]</tool_result>";
         assert!(after.contains(shown), "{after}");
+        let body = json(&format!(r#"{{"messages": [{found}], "tools": [{placeholder}, {fetch}, {search}]}}"#));
+        let callable = read(&body).expect("accepted").prompt.tools_found;
+        assert_eq!(callable.iter().map(|tool| tool.name()).collect::<Vec<_>>(), ["WebFetch"]);
         // Demanded, or with nobody to search for them, they are shown.
         for fields in [
             format!(r#""tools": [{fetch}, {search}], "tool_choice": {{"type": "tool", "name": "WebFetch"}}"#),
@@ -376,16 +374,5 @@ mod tests {
         assert_eq!(prompt.conversation.tool_choice, ToolChoice::Required);
         assert_eq!(prompt.conversation.tools.iter().map(|tool| tool.name()).collect::<Vec<_>>(), ["f"]);
         assert!(prompt.strict.tools.contains("f"));
-    }
-
-    #[test]
-    fn a_format_and_a_turn_to_continue_exclude_each_other() {
-        let format = r#""output_config": {"format": {"type": "json_schema", "schema": {"type": "object"}}}"#;
-        let ask = r#"{"role": "user", "content": "x"}"#;
-        let body = json(&format!(r#"{{"messages": [{ask}], {format}}}"#));
-        assert!(prompt_of(&body).expect("accepted").contains("## Response Format:"));
-        let body = json(&format!(r#"{{"messages": [{ask}, {{"role": "assistant", "content": "{{"}}], {format}}}"#));
-        let error = prompt_of(&body).expect_err("refused");
-        assert_eq!(error.param.as_deref(), Some("output_config.format"));
     }
 }

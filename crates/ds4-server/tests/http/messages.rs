@@ -340,6 +340,40 @@ fn choices_of_tools_are_enforced() {
     assert_eq!(answer["stop_reason"], "tool_use");
 }
 
+/// Calls are held to the tools that the model knows of, and one that it searched for is among them.
+#[test]
+fn a_tool_that_was_found_can_be_called() {
+    let server = server();
+    server.answers("\n\n<{{D}}tool_calls>\n<{{D}}invoke name=\"WebFetch\">\n</{{D}}invoke>\n</{{D}}tool_calls>");
+    let messages = json!([
+        { "role": "user", "content": "Fetch it" },
+        { "role": "assistant", "content": [{ "type": "tool_use", "id": "a", "name": "ToolSearch", "input": {} }] },
+        { "role": "user", "content": [{ "type": "tool_result", "tool_use_id": "a", "content": [
+            { "type": "tool_reference", "tool_name": "WebFetch" },
+        ] }] },
+    ]);
+    let fetch = json!({ "name": "WebFetch", "input_schema": { "type": "object" }, "defer_loading": true });
+    let tools = json!([{ "name": "ToolSearch", "input_schema": { "type": "object" } }, fetch]);
+    let fields = json!({ "messages": messages, "tools": tools, "thinking": { "type": "disabled" } });
+    let answer = server.post(PATH, &with(ask(""), fields)).json();
+    assert_eq!(answer["content"][0]["name"], "WebFetch", "{answer}");
+}
+
+#[test]
+fn a_format_and_a_turn_to_continue_exclude_each_other() {
+    let server = server();
+    server.answers("{\"a\": 1}");
+    let schema = json!({ "type": "object", "properties": { "a": { "type": "integer" } }, "required": ["a"] });
+    let format = json!({ "format": { "type": "json_schema", "schema": schema } });
+    let body = with(ask("One"), json!({ "output_config": format, "thinking": { "type": "disabled" } }));
+    assert_eq!(server.post(PATH, &body).json()["content"][0]["text"], "{\"a\": 1}");
+    let messages = json!([{ "role": "user", "content": "One" }, { "role": "assistant", "content": "{" }]);
+    let refused = server.post(PATH, &with(body, json!({ "messages": messages })));
+    assert_eq!(refused.status, 400);
+    let message = refused.json()["error"]["message"].as_str().expect("a sentence").to_owned();
+    assert!(message.starts_with("output_config.format: "), "{message}");
+}
+
 #[test]
 fn a_call_that_was_cut_off_is_not_executed() {
     let server = server();

@@ -12,7 +12,7 @@ const ABOUT: &str = "Serve the model over HTTP to agents and SDKs";
 const LONG_ABOUT: &str = "\
 Serve the model over HTTP to agents and SDKs.
 
-Speaks OpenAI's APIs below http://HOST:PORT/v1. /health says whether it runs, /metrics is for Prometheus. Ctrl-C lets running answers \
+Speaks OpenAI's and Anthropic's APIs below http://HOST:PORT/v1. /health says whether it runs, /metrics is for Prometheus. Ctrl-C lets running answers \
 come to their end, a second one does not.";
 
 const EXAMPLES: &str = "\

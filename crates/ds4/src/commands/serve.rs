@@ -144,7 +144,7 @@ fn announce(source: &ModelSource, address: SocketAddr, args: &ServeArgs) {
         IpAddr::V4(ip) => ip.to_string(),
     };
     let url = format!("http://{host}:{}", address.port());
-    note(&format!("serving {} at {url} (OpenAI clients: base URL {url}/v1)", source.label()));
+    note(&format!("serving {} at {url} (base URL of OpenAI clients: {url}/v1, of Anthropic's: {url})", source.label()));
     if !address.ip().is_loopback() && args.api_key.is_empty() && args.api_key_file.is_none() {
         note("other machines can use this server without a key; --api-key asks for one");
     }
