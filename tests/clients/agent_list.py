@@ -1,7 +1,7 @@
 """The coding agents that tests/clients/agents runs, and how each is pointed at a server.
 
 An agent is installed from npm in the version that stands here, runs headless in an empty folder with a HOME of its own,
-and is told to create a file. `write` is the call of its own tool that does so; the scripted model makes that call.
+and is told to do the tasks of agent_tasks.py. `write` is the call of its own tool that writes hello.txt.
 """
 
 import json
@@ -10,6 +10,8 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Callable
+
+from agent_tasks import CREATE, FIND_A_TOOL, READ_AN_IMAGE, SUB_AGENTS
 
 MODEL = "deepseek-v4-flash"
 CONTEXT = 131072
@@ -35,6 +37,7 @@ class Agent:
     # Files below HOME, given the server's URL.
     files: Callable[[str], dict] = lambda url: {}
     is_program: bool = False
+    tasks: tuple = (CREATE,)
 
 
 def platform():
@@ -65,6 +68,7 @@ CLAUDE_CODE = Agent(
     arguments=lambda task: ["-p", task, "--permission-mode", "acceptEdits"],
     write=lambda folder: ("Write", {"file_path": str(folder / "hello.txt"), "content": "hi"}),
     environment=claude_environment,
+    tasks=(CREATE, FIND_A_TOOL, READ_AN_IMAGE, SUB_AGENTS),
 )
 
 
