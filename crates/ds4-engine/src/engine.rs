@@ -4,14 +4,16 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::{self, JoinHandle};
 
 use ds4_chat::tokenizer::Tokenizer;
-use ds4_model::Backend;
+use ds4_kvstore::KvStore;
+use ds4_model::{Backend, StateLayout};
 
+use crate::disk::{self, DiskTier};
 use crate::event::EventSink;
 use crate::generation::{CancelHandle, Generation};
 use crate::inbox::{Closed, Inbox};
 use crate::job::{Admission, Job};
 use crate::sampling::random_seed;
-use crate::{EngineError, EngineOptions, Request, scheduler};
+use crate::{EngineError, EngineOptions, KvStats, Request, scheduler};
 
 /// A running engine. Clones are handles of the same one.
 ///
@@ -26,10 +28,11 @@ struct Handle {
     context: usize,
     n_vocab: usize,
     thread: Mutex<Option<JoinHandle<()>>>,
+    stats: Arc<Mutex<KvStats>>,
 }
 
 impl Engine {
-    /// Starts the engine thread, which owns `backend` from now on.
+    /// Starts the engine thread, which owns `backend` from now on. States are kept in memory only.
     ///
     /// # Errors
     /// An option that makes no sense for this model, or no thread.
@@ -37,18 +40,42 @@ impl Engine {
     where
         B: Backend + Send + 'static,
     {
+        Self::start_with_store(backend, tokenizer, options, None)
+    }
+
+    /// Like [`start`](Self::start); states are also kept in `store`, and looked for there.
+    ///
+    /// # Errors
+    /// As [`start`](Self::start), and a store that cannot be used.
+    pub fn start_with_store<B>(
+        backend: B,
+        tokenizer: Arc<Tokenizer>,
+        options: EngineOptions,
+        store: Option<&KvStore>,
+    ) -> Result<Self, EngineError>
+    where
+        B: Backend + Send + 'static,
+    {
         let config = backend.model().config();
-        let (context, n_vocab) = (options.context(config.context_length)?, config.n_vocab);
+        let layout = Arc::new(StateLayout::new(config, backend.numerics().kv));
+        let (context, n_vocab) = (options.context(config.context_length, &layout)?, config.n_vocab);
         let inbox = Inbox::new(options.parallel.saturating_add(options.queue));
+        let disk = store
+            .map(|store| {
+                let identity = disk::identity(&backend, &layout);
+                DiskTier::start(store, &identity, Arc::clone(&layout), Arc::clone(&inbox))
+            })
+            .transpose()?;
+        let stats = Arc::new(Mutex::new(KvStats { budget: options.kv_ram, ..KvStats::default() }));
         let thread = thread::Builder::new()
             .name("ds4-engine".to_owned())
             .spawn({
-                let (inbox, options) = (Arc::clone(&inbox), options.clone());
-                move || scheduler::run(backend, &inbox, options)
+                let (inbox, options, stats) = (Arc::clone(&inbox), options.clone(), Arc::clone(&stats));
+                move || scheduler::run(backend, &inbox, options, &layout, disk, &stats)
             })
             .map_err(EngineError::Thread)?;
         let thread = Mutex::new(Some(thread));
-        Ok(Self(Arc::new(Handle { inbox, tokenizer, options, context, n_vocab, thread })))
+        Ok(Self(Arc::new(Handle { inbox, tokenizer, options, context, n_vocab, thread, stats })))
     }
 
     /// Accepts a request. The events of the generation can be taken from what is returned.
@@ -106,6 +133,11 @@ impl Engine {
     /// Context in tokens: prompt and answer together.
     pub fn context(&self) -> usize {
         self.0.context
+    }
+
+    /// What the KV cache holds and has done, as of the last step.
+    pub fn kv_stats(&self) -> KvStats {
+        *self.0.stats.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// The options that it was started with.

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use ds4_model::ModelError;
 
 use crate::StopError;
+use crate::disk::DiskError;
 use crate::sampling::{ParamsError, SampleError};
 
 /// Why the engine did not start, or did not accept a request.
@@ -25,6 +26,10 @@ pub enum EngineError {
     /// The operating system gave no thread.
     #[error("the engine thread could not be started: {0}")]
     Thread(#[source] std::io::Error),
+
+    /// The store of prefixes on disk.
+    #[error(transparent)]
+    Disk(#[from] DiskError),
 
     /// The operating system gave no random numbers.
     #[error("no random seed could be drawn from the operating system: {0}; give the request a seed")]

@@ -18,6 +18,7 @@ pub(crate) struct Inbox {
 }
 
 struct State {
+    /// In the order in which they came.
     waiting: Vec<Job>,
     /// Jobs waiting or running.
     in_flight: usize,
@@ -37,7 +38,7 @@ pub(crate) enum Closed {
 
 /// What the scheduler gets for its next step.
 pub(crate) struct Intake {
-    /// Jobs to run, in order.
+    /// Jobs to run, in the order in which they were chosen.
     pub(crate) admitted: Vec<Job>,
     /// Jobs that ended while they waited.
     pub(crate) ended: Vec<(Job, FinishReason)>,
@@ -76,15 +77,13 @@ impl Inbox {
             let error = closed.error();
             return Err((Box::new(job), error));
         }
-        // Behind everything of its priority and above.
-        let place = state.waiting.partition_point(|other| other.priority() >= job.priority());
-        state.waiting.insert(place, job);
+        state.waiting.push(job);
         self.changed.notify_all();
         Ok(())
     }
 
-    /// Takes up to `free` jobs to run, and all that ended while they waited.
-    pub(crate) fn take(&self, free: usize, now: Instant) -> Intake {
+    /// Takes all jobs that ended while they waited, and of the others those that `choose` names by number, one after the other.
+    pub(crate) fn take(&self, now: Instant, mut choose: impl FnMut(&[Job]) -> Option<usize>) -> Intake {
         let mut state = self.lock();
         let shut_down = matches!(state.closed, Some(Closed::ShutDown));
         let mut intake = Intake { admitted: Vec::new(), ended: Vec::new(), shut_down };
@@ -94,14 +93,20 @@ impl Inbox {
                 intake.ended.push((job, FinishReason::Cancelled));
             } else if let Some(reason) = job.interruption(now) {
                 intake.ended.push((job, reason));
-            } else if intake.admitted.len() < free {
-                intake.admitted.push(job);
             } else {
                 still_waiting.push(job);
             }
         }
         state.waiting = still_waiting;
+        while let Some(index) = choose(&state.waiting) {
+            intake.admitted.push(state.waiting.remove(index));
+        }
         intake
+    }
+
+    /// Ends a wait of the engine thread, if there is one.
+    pub(crate) fn wake(&self) {
+        self.changed.notify_all();
     }
 
     /// Waits until a job comes; false if none will.

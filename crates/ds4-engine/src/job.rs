@@ -28,6 +28,7 @@ pub(crate) struct Job {
     stop_tokens: Vec<u32>,
     text: TextStream,
     priority: i32,
+    session: Option<Arc<str>>,
     deadline: Option<Instant>,
     cancel: CancelHandle,
     sink: Box<dyn EventSink>,
@@ -71,6 +72,7 @@ impl Job {
             stop_tokens: request.stop_tokens,
             text: TextStream::new(tokenizer, admission.stops),
             priority: request.priority,
+            session: request.session.map(Arc::from),
             deadline: request.deadline,
             cancel: admission.cancel,
             sink: admission.sink,
@@ -85,6 +87,31 @@ impl Job {
 
     pub(crate) fn priority(&self) -> i32 {
         self.priority
+    }
+
+    /// Whose it is.
+    pub(crate) fn session(&self) -> Option<&Arc<str>> {
+        self.session.as_ref()
+    }
+
+    /// How long it has been waiting or running.
+    pub(crate) fn waited(&self, now: Instant) -> Duration {
+        now.saturating_duration_since(self.submitted)
+    }
+
+    /// Tokens when it has sampled as many as it may.
+    pub(crate) fn most_tokens(&self) -> usize {
+        self.prompt_tokens.saturating_add(self.max_tokens)
+    }
+
+    /// Keeps the states after so many tokens of the prompt as well.
+    pub(crate) fn add_snapshots(&mut self, at: impl IntoIterator<Item = usize>) {
+        self.snapshots.extend(at);
+    }
+
+    /// Lengths of beginnings of the prompt whose states are to be kept.
+    pub(crate) fn snapshots(&self) -> &[usize] {
+        &self.snapshots
     }
 
     /// The prompt and the tokens sampled so far.

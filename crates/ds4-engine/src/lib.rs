@@ -24,12 +24,13 @@
 //! ```
 //!
 //! Data flows one way. [`Engine::submit`] checks a request and puts it into the inbox, a bounded queue. The scheduler admits
-//! waiting jobs to slots, continues the longest state that the prefix cache has of their prompts (of ended generations, and of
-//! the [`snapshots`](Request::snapshots) that requests asked for), and forms one batch per
-//! step: a row for every sequence that decodes, and prefill rows up to a budget. What a sequence generates does not depend
-//! on the others, on the budget, or on what was reused: that is the backend's promise about rows, kept up here by
+//! waiting jobs to slots, continues the longest state that the cache has of their prompts, in memory or on disk, and forms one batch
+//! per step: a row for every sequence that decodes, and rows of prompts up to a budget. What a sequence generates does not
+//! depend on the others, on the budget, or on what was reused: that is the backend's promise about rows, kept up here by
 //! giving every generation its own sampler.
 
+mod cache;
+mod disk;
 mod engine;
 mod error;
 mod event;
@@ -37,17 +38,19 @@ mod generation;
 mod inbox;
 mod job;
 mod options;
-mod prefix;
 mod request;
 pub mod sampling;
 mod scheduler;
+mod stats;
 mod stop;
 mod text;
 
+pub use disk::DiskError;
 pub use engine::Engine;
 pub use error::{EngineError, GenerationError};
 pub use event::{Disconnected, Event, EventSink, FinishReason, Finished, Prefill, Started, Timings, Token, Usage};
 pub use generation::{CancelHandle, Generation};
 pub use options::EngineOptions;
 pub use request::Request;
+pub use stats::KvStats;
 pub use stop::{MAX_STOP_BYTES, MAX_STOP_SEQUENCES, StopError, StopMatcher};

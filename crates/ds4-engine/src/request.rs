@@ -17,8 +17,8 @@ pub struct Request {
     /// use a [`StopMatcher`] of their own.
     pub stop_sequences: Vec<String>,
     /// Lengths of beginnings of the prompt, in tokens, whose states are to be kept for later prompts that agree only up
-    /// to there: a state cannot be rolled back. Each costs a step of its own and one of
-    /// [`EngineOptions::retain`](crate::EngineOptions::retain) places. The end of a generation is kept anyway.
+    /// to there: a state cannot be rolled back. Each costs a step of its own and memory for a state. Kept anyway are the end of a
+    /// generation, a place near the end of a prompt, and the place where a prompt leaves one that is known.
     pub snapshots: Vec<usize>,
     /// Tokens that end the answer, such as the end-of-sentence token.
     pub stop_tokens: Vec<u32>,
@@ -26,6 +26,9 @@ pub struct Request {
     pub context: Option<usize>,
     /// Greater goes first: out of the queue, and in the share of prefill. 0.
     pub priority: i32,
+    /// Names the conversation that the request is part of, if that is known. Nothing depends on it but who is served next and
+    /// which states make way when memory runs out: prefixes are found without it, and are shared between sessions.
+    pub session: Option<String>,
     /// When the answer is no longer wanted.
     pub deadline: Option<Instant>,
     /// Follows the generation and constrains it.
@@ -44,6 +47,7 @@ impl Request {
             stop_tokens: Vec::new(),
             context: None,
             priority: 0,
+            session: None,
             deadline: None,
             guide: None,
         }
@@ -87,6 +91,7 @@ impl std::fmt::Debug for Request {
             .field("stop_tokens", &self.stop_tokens)
             .field("context", &self.context)
             .field("priority", &self.priority)
+            .field("session", &self.session)
             .field("deadline", &self.deadline)
             .field("guided", &self.guide.is_some())
             .finish()

@@ -58,9 +58,9 @@ fn decoding_goes_on_beside_a_long_prefill() {
     assert_eq!(collect(other).ids, greedy_answer(&[3, 4, 5], 2));
     let sizes: Vec<Vec<usize>> =
         control.batches().iter().map(|batch| batch.iter().map(|span| span.tokens.len()).collect()).collect();
-    // The short prompt; then its tokens beside 18 rows in fours, the last four shared with the third prompt.
-    assert_eq!(sizes[..6], [vec![2], vec![1, 4], vec![1, 4], vec![1, 4], vec![1, 4], vec![1, 2, 2]]);
-    assert_eq!(sizes[6..], [vec![1, 1], vec![1]]);
+    // The short prompt; then its tokens beside four rows of prompts, which the other two share until the shorter is over.
+    assert_eq!(sizes[..4], [vec![2], vec![1, 2, 2], vec![1, 3, 1], vec![1, 4, 1]]);
+    assert_eq!(sizes[4..], [vec![1, 4], vec![1, 4], vec![1], vec![1]]);
 }
 
 #[test]

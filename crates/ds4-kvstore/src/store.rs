@@ -178,7 +178,8 @@ impl KvStore {
         &self.0.files
     }
 
-    pub(crate) fn warn(&self, sentence: String) {
+    /// Says something where the store's own warnings go.
+    pub fn warn(&self, sentence: String) {
         (self.0.files.warn)(sentence);
     }
 

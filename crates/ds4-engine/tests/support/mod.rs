@@ -1,6 +1,7 @@
 //! What the engine's tests share: a small vocabulary, a small model, and a backend made for observing the scheduler.
 #![allow(dead_code)] // Each including test uses its own part.
 
+pub mod hashed;
 pub mod mock;
 
 use std::sync::{Arc, LazyLock};
