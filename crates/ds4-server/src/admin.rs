@@ -15,7 +15,6 @@ use crate::state::AppState;
 /// The routes of this file.
 pub fn routes() -> Router<AppState> {
     Router::new()
-        .route("/", get(root))
         .route("/health", get(health))
         .route("/healthz", get(health))
         .route("/metrics", get(metrics_text))
@@ -25,11 +24,6 @@ pub fn routes() -> Router<AppState> {
 /// A JSON response: a JSON value of either kind.
 pub(crate) fn json_response(body: &impl Display) -> Response {
     ([(header::CONTENT_TYPE, "application/json")], body.to_string()).into_response()
-}
-
-async fn root() -> Response {
-    let text = "ds4 is running. Point clients of the OpenAI APIs at /v1, and clients of the Anthropic API at /.\n";
-    ([(header::CONTENT_TYPE, "text/plain; charset=utf-8")], text).into_response()
 }
 
 /// The server accepts connections only once the model is loaded, so whoever can ask gets this answer.
@@ -50,6 +44,7 @@ async fn props(State(state): State<AppState>) -> Response {
         "n_ctx": engine.context(),
         "parallel": engine.options().parallel,
         "queue": engine.options().queue,
+        "client_sampling_in_thinking": config.client_sampling_in_thinking,
         "build": concat!("ds4 ", env!("CARGO_PKG_VERSION")),
         "replayable_turns": state.replay().len(),
     }))

@@ -46,6 +46,7 @@ mod messages;
 mod metrics;
 mod models;
 mod openai;
+mod page;
 mod paths;
 mod replay;
 mod request_fields;
