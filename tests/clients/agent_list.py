@@ -95,9 +95,58 @@ def pi(api, pi_api):
     )
 
 
+CODEX_SETTINGS = """\
+model = "{model}"
+model_provider = "ds4"
+model_context_window = {context}
+[model_providers.ds4]
+name = "ds4"
+base_url = "{url}/v1"
+wire_api = "responses"
+"""
+
+CODEX = Agent(
+    name="Codex",
+    package="@openai/codex@0.169.0",
+    api="responses",
+    entry=lambda: "@openai/codex/bin/codex.js",
+    # The folder is empty and one's own: no sandbox, no questions, no repository.
+    arguments=lambda task: ["exec", "--skip-git-repo-check", "--dangerously-bypass-approvals-and-sandbox", task],
+    write=lambda folder: ("exec_command", {"cmd": "printf hi > hello.txt"}),
+    files=lambda url: {".codex/config.toml": CODEX_SETTINGS.format(model=MODEL, context=CONTEXT, url=url)},
+)
+
+
+def opencode(api, npm):
+    """opencode speaks every API by a library that its configuration names."""
+
+    def settings(url):
+        model = {"reasoning": True, "tool_call": True, "limit": {"context": CONTEXT, "output": 32768}}
+        options = {"baseURL": f"{url}/v1", "apiKey": "none"}
+        provider = {"npm": npm, "name": "ds4", "options": options, "models": {MODEL: model}}
+        return {".config/opencode/opencode.json": json.dumps({"autoupdate": False, "provider": {"ds4": provider}})}
+
+    return Agent(
+        name="opencode",
+        package="opencode-ai@1.18.33",
+        api=api,
+        # The package's own program is put there by an install script; this is what it starts.
+        entry=lambda: f"opencode-{platform()}/bin/opencode",
+        is_program=True,
+        arguments=lambda task: ["run", "--model", f"ds4/{MODEL}", task],
+        write=lambda folder: ("write", {"filePath": "hello.txt", "content": "hi"}),
+        environment=lambda url: {"OPENCODE_DISABLE_MODELS_FETCH": "1"},
+        files=settings,
+    )
+
+
 AGENTS = [
     CLAUDE_CODE,
     pi("messages", "anthropic-messages"),
     pi("chat", "openai-completions"),
     pi("responses", "openai-responses"),
+    CODEX,
+    opencode("responses", "@ai-sdk/openai"),
+    opencode("chat", "@ai-sdk/openai-compatible"),
+    opencode("messages", "@ai-sdk/anthropic"),
 ]
