@@ -5,8 +5,9 @@ const scroller = byId("scroller");
 const draft = byId("draft");
 const dialogs = { settings: byId("settings"), help: byId("help") };
 
-let conversations;
-let current;
+// Until the database is open there are none, and the page can be used already.
+let conversations = new Conversations();
+let current = newConversation();
 let model;
 /** Answers that are being written, by the conversation's id. */
 const running = new Map();
@@ -141,14 +142,14 @@ async function ask(text) {
   const conversation = current;
   conversation.turns.push({ role: "user", text });
   conversation.title ||= text.split("\n")[0].slice(0, 80);
-  await keep(conversation);
   if (location.hash !== `#${conversation.id}`) history.replaceState(null, "", `#${conversation.id}`);
-  show();
+  keep(conversation);
   await answer(conversation);
 }
 
 /** Lets the model answer. `continued`: the last turn, with which it goes on. */
 async function answer(conversation, continued) {
+  byId("status").textContent = "";
   const fresh = { role: "assistant", reasoning: "", text: "", calls: [], state: "running" };
   const turn = continued ?? fresh;
   const before = conversation.turns.length - (continued ? 1 : 0);
@@ -184,15 +185,12 @@ async function answer(conversation, continued) {
   const isKept = conversations.all.has(conversation.id);
   if (turn.state === "stopped" && !turn.text && !turn.reasoning && !turn.calls.length) conversation.turns.splice(before, 1);
   if (isKept) await keep(conversation);
-  if (conversation === current) {
-    if (isKept) {
-      if (conversation.turns.includes(turn)) views.get(turn)?.update();
-      else show();
-    }
-    showState();
-    follow();
-    byId("status").textContent = "";
-  } else showState();
+  if (conversation !== current) return showState();
+  const wasAtEnd = isAtEnd();
+  if (conversation.turns.includes(turn)) views.get(turn)?.update();
+  else show();
+  showState();
+  follow(wasAtEnd);
 }
 
 /** The same chunks, but errors before the first one come at once. */
@@ -255,7 +253,8 @@ class Clock {
   figures(tokens) {
     if (this.first === undefined) return {};
     const time = (this.last - this.first) / 1000;
-    return { first: (this.first - this.start) / 1000, rate: tokens > 1 && time > 0 ? (tokens - 1) / time : undefined };
+    // What came in one piece cannot be measured.
+    return { first: (this.first - this.start) / 1000, rate: tokens > 1 && time > 0.05 ? (tokens - 1) / time : undefined };
   }
 
   end() {
@@ -449,8 +448,14 @@ byId("theme").addEventListener("click", () => {
 
 async function start() {
   showTheme();
-  conversations = await Conversations.open();
-  open(location.hash.slice(1));
+  show();
+  const wanted = location.hash.slice(1);
+  const opened = await Conversations.open();
+  const begun = conversations.list();
+  conversations = opened;
+  for (const conversation of begun) await keep(conversation);
+  if (opened.all.has(wanted)) open(wanted);
+  else showState();
   try {
     const { data } = await withKey(() => client.json("v1/models"));
     model = { id: data[0].id, context: data[0].context_length };

@@ -1,6 +1,6 @@
 // One turn of a conversation, as it is shown.
 
-const seconds = (value) => (value < 10 ? value.toFixed(1) : String(Math.round(value)));
+const seconds = (value) => (value < 0.1 ? "< 0.1" : value < 10 ? value.toFixed(1) : String(Math.round(value)));
 const number = (value) => value.toLocaleString("en").replaceAll(",", "\u2009");
 
 /** A turn's element. `actions` says what its buttons do. */
