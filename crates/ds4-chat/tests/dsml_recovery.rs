@@ -53,6 +53,34 @@ fn values_announced_as_json_are_validated() {
 }
 
 #[test]
+fn repairs_are_counted() {
+    let recoveries = |text: &str| {
+        let mut parser = Parser::new(tools());
+        for character in text.chars() {
+            match character {
+                '¤' => parser.push_control(Special::Dsml),
+                other => parser.push_text(other.encode_utf8(&mut [0; 4])),
+            };
+        }
+        parser.finish(End::Stop);
+        parser.recoveries()
+    };
+    let value = |value: &str| block(&format!("<¤parameter name=\"a\" string=\"false\">{value}</¤parameter>\n"));
+    assert_eq!(recoveries(&value("[1]")), 0);
+    assert_eq!(recoveries(&block("\n")), 0);
+    assert_eq!(recoveries(&value("True")), 1);
+    assert_eq!(recoveries(&block("<¤parameter name=\"a\">x</¤parameter>\n")), 1);
+    assert_eq!(recoveries(&block("<¤parameter name=\"a\" string=\"true\">x</¤param>\n")), 1);
+    assert_eq!(recoveries(&block("{\"a\": 1}")), 1);
+    assert_eq!(recoveries(&value("1").replace("tool_calls", "calls")), 1);
+    assert_eq!(
+        recoveries("\n\n<¤tool_calls>\n<¤invoke name=\"t\">\n<¤invoke name=\"t\">\n</¤invoke>\n</¤tool_calls>"),
+        1
+    );
+    assert_eq!(recoveries("\n\n<¤tool_calls>\n<¤invoke name=\"t\">\n</¤tool_calls>"), 1);
+}
+
+#[test]
 fn markup_inside_a_string_value_is_text_up_to_a_closing_marker() {
     let parameter = "<¤parameter name=\"a\" string=\"true\">x<¤parameter name=\"b\">§</y<</¤parameter>\n";
     let expected = r#"t {"a": "x<｜DSML｜parameter name=\"b\"></think></y<"}"#;

@@ -29,10 +29,11 @@ impl FromRequest<AppState> for JsonBody {
         if media == Media::Form && first_character(&bytes) != Some(b'{') {
             return Err(media_type("application/x-www-form-urlencoded"));
         }
+        let nesting = state.config().limits.json_nesting;
         let parsed = if bytes.len() > LARGE {
-            tokio::task::spawn_blocking(move || parse(&bytes)).await.map_err(|error| defect(&error))?
+            tokio::task::spawn_blocking(move || parse(&bytes, nesting)).await.map_err(|error| defect(&error))?
         } else {
-            parse(&bytes)
+            parse(&bytes, nesting)
         };
         let json = parsed?;
         if let Some(trace) = state.trace() {
@@ -109,19 +110,29 @@ fn first_character(bytes: &[u8]) -> Option<u8> {
     bytes.iter().copied().find(|byte| !byte.is_ascii_whitespace())
 }
 
-fn parse(bytes: &[u8]) -> Result<Json, ApiError> {
+fn parse(bytes: &[u8], nesting: usize) -> Result<Json, ApiError> {
+    let invalid = |what: String| ApiError::new(ErrorKind::Invalid, format!("the request body is {what}"));
     let bytes = bytes.strip_prefix(b"\xef\xbb\xbf").unwrap_or(bytes);
     let text = std::str::from_utf8(bytes).map_err(|error| {
-        let at = error.valid_up_to();
-        ApiError::new(
-            ErrorKind::Invalid,
-            format!("the request body is not UTF-8: byte {at} does not begin or continue a character"),
-        )
+        let valid = bytes.get(..error.valid_up_to()).and_then(|valid| std::str::from_utf8(valid).ok());
+        let place = place(valid.unwrap_or_default());
+        invalid(format!("not UTF-8: the byte at {place} does not begin or continue a character"))
     })?;
     if text.trim().is_empty() {
-        return Err(ApiError::new(ErrorKind::Invalid, "the request body is empty; send a JSON object"));
+        return Err(invalid("empty; send a JSON object".to_owned()));
     }
-    Json::parse(text).map_err(|error| ApiError::new(ErrorKind::Invalid, format!("the request body is {error}")))
+    Json::parse_within(text, nesting).map_err(|error| {
+        let place = place(text.get(..error.offset()).unwrap_or_default());
+        let limit = if error.is_depth() { format!(" (at most {nesting} levels)") } else { String::new() };
+        invalid(format!("not valid JSON: {}{limit} at {place}", error.problem()))
+    })
+}
+
+/// Line and column of what follows `before`, both from 1, columns in characters.
+fn place(before: &str) -> String {
+    let line = before.bytes().filter(|&byte| byte == b'\n').count() + 1;
+    let column = before.rsplit('\n').next().unwrap_or_default().chars().count() + 1;
+    format!("line {line}, column {column}")
 }
 
 #[cfg(test)]
@@ -155,15 +166,20 @@ mod tests {
             (b"{", "not valid JSON"),
             (b"{} x", "not valid JSON"),
             (b"{\"a\": NaN}", "not valid JSON"),
-            (b"{\"a\": \"\xff\"}", "not UTF-8: byte 7"),
-            (b"\xff\xfe{\x00}\x00", "not UTF-8: byte 0"),
+            (b"{\"a\":\n \"\xff\"}", "not UTF-8: the byte at line 2, column 3"),
+            (b"\xff\xfe{\x00}\x00", "not UTF-8: the byte at line 1, column 1"),
+            ("{\n\"é\": [1,\n  2,,]}".as_bytes(), "a value is missing at line 3, column 5"),
         ] {
-            let error = parse(bytes).expect_err(expected);
+            let error = parse(bytes, 128).expect_err(expected);
             assert!(error.message.contains(expected), "{} should contain {expected}", error.message);
         }
-        let deep = format!("{}{}", "[".repeat(10_000), "]".repeat(10_000));
-        assert!(parse(deep.as_bytes()).is_err());
-        let json = parse(b"\xef\xbb\xbf{\"a\": \"\\ud83d\", \"a\": \"\\ud83d!\"}").expect("legal");
+        let nested = |depth: usize| format!("{}{}", "[".repeat(depth), "]".repeat(depth));
+        assert!(parse(nested(128).as_bytes(), 128).is_ok());
+        for depth in [129, 10_000] {
+            let error = parse(nested(depth).as_bytes(), 128).expect_err("too deep");
+            assert!(error.message.ends_with("nested too deeply (at most 128 levels) at line 1, column 129"), "{error}");
+        }
+        let json = parse(b"\xef\xbb\xbf{\"a\": \"\\ud83d\", \"a\": \"\\ud83d!\"}", 128).expect("legal");
         assert_eq!(json.get("a").and_then(Json::as_str), Some("\u{fffd}!"));
     }
 }

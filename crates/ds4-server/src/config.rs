@@ -75,6 +75,8 @@ pub enum UnsupportedMedia {
 pub struct Limits {
     /// Largest request body, in bytes.
     pub body_bytes: usize,
+    /// Deepest nesting of arrays and objects in a request body, at most [`ds4_chat::json::Json::MAX_DEPTH`].
+    pub json_nesting: usize,
     /// Largest request head, in bytes.
     pub head_bytes: usize,
     /// Most header lines of a request.
@@ -105,6 +107,7 @@ impl Default for Limits {
     fn default() -> Self {
         Self {
             body_bytes: 64 << 20,
+            json_nesting: 128,
             head_bytes: 64 << 10,
             headers: 100,
             head_time: Duration::from_secs(10),

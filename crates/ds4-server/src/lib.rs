@@ -42,6 +42,7 @@ mod fields;
 pub mod generation;
 mod guard;
 mod ids;
+mod in_service;
 mod messages;
 mod metrics;
 mod models;

@@ -13,6 +13,7 @@ use prometheus_client::metrics::histogram::Histogram;
 use prometheus_client::registry::Registry;
 
 use crate::api::Api;
+use crate::error::ErrorKind;
 
 /// Content type of what [`Metrics::encode`] writes.
 pub const CONTENT_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
@@ -28,6 +29,11 @@ struct SourceLabels {
     source: &'static str,
 }
 
+#[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
+struct ReasonLabels {
+    reason: &'static str,
+}
+
 /// What the server counts.
 #[derive(Debug)]
 pub struct Metrics {
@@ -40,6 +46,10 @@ struct Counters {
     requests: Family<RequestLabels, Counter<u64, AtomicU64>>,
     prompt_tokens: Family<SourceLabels, Counter<u64, AtomicU64>>,
     completion_tokens: Counter<u64, AtomicU64>,
+    rejected: Family<ReasonLabels, Counter<u64, AtomicU64>>,
+    tool_parse_recoveries: Counter<u64, AtomicU64>,
+    unanswered: Counter<u64, AtomicU64>,
+    memory: Gauge<i64, AtomicI64>,
     running: Gauge<i64, AtomicI64>,
     queued: Gauge<i64, AtomicI64>,
     first_token: Histogram,
@@ -57,6 +67,10 @@ impl Default for Metrics {
             requests: Family::default(),
             prompt_tokens: Family::default(),
             completion_tokens: Counter::default(),
+            rejected: Family::default(),
+            tool_parse_recoveries: Counter::default(),
+            unanswered: Counter::default(),
+            memory: Gauge::default(),
             running: Gauge::default(),
             queued: Gauge::default(),
             first_token: seconds(),
@@ -70,6 +84,18 @@ impl Default for Metrics {
         registry.register("requests", "Generations by API and outcome", of.requests);
         registry.register("prompt_tokens", "Tokens of prompts, by where their state came from", of.prompt_tokens);
         registry.register("completion_tokens", "Tokens sampled", of.completion_tokens);
+        registry.register("rejected_requests", "Requests that were answered with an error, by reason", of.rejected);
+        registry.register(
+            "tool_parse_recoveries",
+            "Damages of tool calls that were repaired: values that were not JSON, tags that were missing or misspelled",
+            of.tool_parse_recoveries,
+        );
+        registry.register(
+            "unanswered_turns",
+            "Turns that ended within their reasoning, without an answer",
+            of.unanswered,
+        );
+        registry.register("resident_memory_bytes", "Memory of the process, where the system tells", of.memory);
         registry.register("requests_in_flight", "Generations that run or wait", of.running);
         registry.register("queue_depth", "Generations that wait for a slot", of.queued);
         registry.register("time_to_first_token_seconds", "From the request to its first token", of.first_token);
@@ -84,12 +110,21 @@ impl Default for Metrics {
 impl Metrics {
     /// All metrics in Prometheus' text format.
     pub fn encode(&self) -> String {
+        if let Some(bytes) = resident_bytes() {
+            self.counters.memory.set(bytes);
+        }
         let mut text = String::new();
         // Writing to a string fails only if an encoder does, and the labels above are plain text.
         if encode(&mut text, &self.registry).is_err() {
             text.clear();
         }
         text
+    }
+
+    /// A request that was answered with an error.
+    pub(crate) fn rejected(&self, kind: ErrorKind) {
+        let reason = kind.openai_code().unwrap_or(if kind == ErrorKind::Engine { "engine" } else { "invalid_request" });
+        self.counters.rejected.get_or_create(&ReasonLabels { reason }).inc();
     }
 
     /// A generation that was handed to the engine.
@@ -153,6 +188,12 @@ impl Running {
         self.counters.decode.observe(seconds(timings.decode));
     }
 
+    /// What came out of it: how much damage of its calls was repaired, and whether it ended within its reasoning.
+    pub(crate) fn parsed(&mut self, recoveries: usize, ended_in_reasoning: bool) {
+        self.counters.tool_parse_recoveries.inc_by(recoveries as u64);
+        self.counters.unanswered.inc_by(u64::from(ended_in_reasoning));
+    }
+
     /// It broke off.
     pub(crate) fn failed(&mut self) {
         self.outcome = "failed";
@@ -174,6 +215,14 @@ impl Drop for Running {
     }
 }
 
+/// Memory of this process that is in use, in bytes.
+fn resident_bytes() -> Option<i64> {
+    let status = std::fs::read_to_string("/proc/self/status").ok()?;
+    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"))?;
+    let kib: i64 = line.trim().strip_suffix("kB")?.trim().parse().ok()?;
+    kib.checked_mul(1024)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -191,6 +240,10 @@ mod tests {
         running.token();
         running.token();
         running.finished(&Timings::default());
+        running.parsed(3, true);
+        metrics.rejected(ErrorKind::Invalid);
+        metrics.rejected(ErrorKind::Busy);
+        metrics.rejected(ErrorKind::Busy);
         let text = metrics.encode();
         assert!(text.contains("ds4_requests_in_flight 1\n"), "{text}");
         assert!(text.contains("ds4_queue_depth 0\n"), "{text}");
@@ -203,6 +256,10 @@ mod tests {
             r#"ds4_prompt_tokens_total{source="cache"} 4"#,
             r#"ds4_prompt_tokens_total{source="prefill"} 11"#,
             "ds4_completion_tokens_total 3",
+            "ds4_tool_parse_recoveries_total 3",
+            "ds4_unanswered_turns_total 1",
+            r#"ds4_rejected_requests_total{reason="invalid_request"} 1"#,
+            r#"ds4_rejected_requests_total{reason="rate_limit_exceeded"} 2"#,
             "ds4_requests_in_flight 0",
             "ds4_time_to_first_token_seconds_count 2",
         ] {

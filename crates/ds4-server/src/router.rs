@@ -49,6 +49,7 @@ async fn finish(State(state): State<AppState>, mut request: Request, next: Next)
     let (method, path) = (request.method().clone(), request.uri().path().to_owned());
     let mut response = next.run(request).await;
     if let Some(error) = response.extensions_mut().remove::<ApiError>() {
+        state.metrics().rejected(error.kind);
         if let Some(trace) = state.trace() {
             trace.line("refused", serde_json::json!({ "request_id": id, "path": path, "error": error.message }));
         }

@@ -15,6 +15,9 @@ const MAX_TAG_NAME: usize = 64;
 /// Deepest nesting of parameters within parameters.
 const MAX_NESTED: usize = 32;
 
+/// What a block is called.
+const CANONICAL_NAME: &str = "tool_calls";
+
 /// The calls of a turn while they are being written.
 pub(super) struct Block {
     /// What the block was opened with; what closes it.
@@ -27,6 +30,8 @@ pub(super) struct Block {
     bracket: Bracket,
     state: State,
     done: bool,
+    /// How much damage was repaired.
+    recoveries: usize,
 }
 
 /// A call that is not over.
@@ -88,6 +93,7 @@ impl Block {
             bracket: Bracket::None,
             state: State::Between,
             done: false,
+            recoveries: usize::from(name != CANONICAL_NAME),
         }
     }
 
@@ -109,6 +115,11 @@ impl Block {
 
     pub(super) fn calls(&self) -> usize {
         self.calls
+    }
+
+    /// How much damage of the markup was repaired so far.
+    pub(super) fn recoveries(&self) -> usize {
+        self.recoveries
     }
 
     /// Whether the next characters belong to a value.
@@ -216,6 +227,8 @@ impl Block {
         match &mut self.state {
             State::Text => self.argument("\"", events),
             State::Kept { key, flag, text } => {
+                let is_damaged = *flag == Flag::Missing || Json::parse(text.trim()).is_err();
+                self.recoveries += usize::from(is_damaged);
                 let value = if *flag == Flag::Missing { quote(text) } else { json_value(text) };
                 let key = std::mem::take(key);
                 self.start_argument(&key, events);
@@ -322,6 +335,8 @@ impl Block {
     fn opened(&mut self, name: &str, events: &mut Events) -> State {
         match name {
             "invoke" => {
+                // The call before it was not closed.
+                self.recoveries += usize::from(self.call.is_some());
                 self.end_call(events);
                 if self.done { State::Between } else { State::InvokeTag(String::new()) }
             }
@@ -335,7 +350,13 @@ impl Block {
         let State::ClosingName { name, after_value } = &mut self.state else { return };
         let (name, after_value) = (std::mem::take(name), *after_value);
         self.state = State::Between;
-        let ends_block = name == self.name || name == "tool_calls";
+        let ends_block = name == self.name || name == CANONICAL_NAME;
+        let is_right = match (after_value, &self.call) {
+            (true, _) => name == "parameter",
+            (false, Some(call)) => name == "invoke" || (name == "parameter" && !call.nested.is_empty()),
+            (false, None) => ends_block,
+        };
+        self.recoveries += usize::from(!is_right);
         if name == "invoke" || ends_block {
             self.end_call(events);
             self.done |= ends_block;
@@ -366,6 +387,7 @@ impl Block {
         } else {
             match &call.body {
                 Body::Json(text) if matches!(Json::parse(text.trim()), Ok(Json::Object(_))) => {
+                    self.recoveries += 1;
                     events.arguments(call.index, text.trim());
                 }
                 _ => events.arguments(call.index, "{}"),

@@ -161,6 +161,11 @@ impl Parser {
         self.phase == Phase::Done || self.block.is_done()
     }
 
+    /// How much damage of calls was repaired: values that were not JSON, tags that were missing or misspelled.
+    pub fn recoveries(&self) -> usize {
+        self.block.recoveries()
+    }
+
     /// Whether the output is in its reasoning. A sampler masks the DSML token there, so that a forgotten `</think>`
     /// cannot become a call.
     pub fn in_reasoning(&self) -> bool {

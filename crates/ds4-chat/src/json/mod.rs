@@ -43,6 +43,15 @@ impl Json {
         parse::Parser::new(text, false).document()
     }
 
+    /// As [`Json::parse`], with arrays and objects nested no deeper than `max_depth`.
+    ///
+    /// # Errors
+    ///
+    /// As [`Json::parse`].
+    pub fn parse_within(text: &str, max_depth: usize) -> Result<Json, JsonError> {
+        parse::Parser::new(text, false).within(max_depth).document()
+    }
+
     /// Reads JSON as Python's `json.loads` does: also `NaN`, `Infinity` and `-Infinity`. For tool arguments in a
     /// conversation's history, which the model's reference encoder reads that way.
     ///

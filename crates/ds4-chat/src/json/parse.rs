@@ -12,10 +12,30 @@ pub struct JsonError {
     offset: usize,
 }
 
+impl JsonError {
+    /// What is wrong.
+    pub fn problem(&self) -> &'static str {
+        self.problem
+    }
+
+    /// Whether it is that arrays and objects are nested too deeply.
+    pub fn is_depth(&self) -> bool {
+        self.problem == TOO_DEEP
+    }
+
+    /// Where, in bytes from the beginning of the text.
+    pub fn offset(&self) -> usize {
+        self.offset
+    }
+}
+
+const TOO_DEEP: &str = "arrays and objects are nested too deeply";
+
 pub(super) struct Parser<'a> {
     text: &'a str,
     at: usize,
     depth: usize,
+    max_depth: usize,
     python_constants: bool,
 }
 
@@ -24,7 +44,13 @@ const SCANNED_KEYS: usize = 16;
 
 impl<'a> Parser<'a> {
     pub(super) fn new(text: &'a str, python_constants: bool) -> Self {
-        Parser { text, at: 0, depth: 0, python_constants }
+        Parser { text, at: 0, depth: 0, max_depth: Json::MAX_DEPTH, python_constants }
+    }
+
+    /// Lets arrays and objects be nested no deeper than this, nor than [`Json::MAX_DEPTH`].
+    pub(super) fn within(mut self, max_depth: usize) -> Self {
+        self.max_depth = max_depth.min(Json::MAX_DEPTH);
+        self
     }
 
     pub(super) fn document(mut self) -> Result<Json, JsonError> {
@@ -94,8 +120,8 @@ impl<'a> Parser<'a> {
     }
 
     fn nested(&mut self, read: fn(&mut Self) -> Result<Json, JsonError>) -> Result<Json, JsonError> {
-        if self.depth == Json::MAX_DEPTH {
-            return Err(self.error("arrays and objects are nested too deeply"));
+        if self.depth >= self.max_depth {
+            return Err(self.error(TOO_DEEP));
         }
         self.depth += 1;
         self.at += 1;

@@ -94,6 +94,16 @@ impl Answer {
         }
     }
 
+    /// How much damage of the calls was repaired.
+    pub(super) fn recoveries(&self) -> usize {
+        self.text.recoveries()
+    }
+
+    /// Whether it is within its reasoning.
+    pub(super) fn is_reasoning(&self) -> bool {
+        self.text.place() == Place::Reasoning
+    }
+
     /// Token counts so far.
     pub(super) fn usage(&self, prompt_tokens: usize, cached_tokens: usize) -> Usage {
         Usage {

@@ -206,7 +206,9 @@ impl GenerationStream {
             }
         };
         let Some(mut answer) = self.answer.take() else { return };
+        let unanswered = end == End::Stop && answer.is_reasoning();
         let reason = answer.finish(end, &mut self.ready);
+        self.running.parsed(answer.recoveries(), unanswered);
         let usage = answer.usage(self.prompt_tokens, self.cached_tokens);
         self.running.finished(&finished.timings);
         if let Some(turn) = answer.into_turn(&reason) {

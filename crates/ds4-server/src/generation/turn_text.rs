@@ -90,6 +90,14 @@ impl TurnText {
         self.stops.matched()
     }
 
+    /// How much damage of calls was repaired.
+    pub(super) fn recoveries(&self) -> usize {
+        match &self.source {
+            Source::Chat(parser) => parser.parser().recoveries(),
+            Source::Raw(..) => 0,
+        }
+    }
+
     /// Where the next token goes.
     pub(super) fn place(&self) -> Place {
         match &self.source {

@@ -2,6 +2,7 @@
 
 mod chat;
 mod completions;
+mod hostile;
 mod messages;
 mod refusals;
 mod responses;

@@ -72,6 +72,7 @@ pub fn execute(args: &ServeArgs) -> anyhow::Result<Outcome> {
 fn config(args: &ServeArgs, api_keys: Vec<String>, loaded: &LoadedModel) -> ServerConfig {
     let limits = Limits {
         body_bytes: (args.max_body as usize) << 20,
+        json_nesting: usize::from(args.max_nesting),
         connections: args.max_connections as usize,
         ..Limits::default()
     };
