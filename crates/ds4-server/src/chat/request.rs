@@ -1,5 +1,7 @@
 //! The request of a chat completion.
 
+use std::collections::BTreeSet;
+
 use ds4_chat::conversation::{Conversation, Message, ResponseFormat, Tool, ToolChoice, TurnEnd};
 use ds4_chat::json::Json;
 
@@ -9,7 +11,7 @@ use crate::config::ServerConfig;
 use crate::error::{ApiError, ErrorKind};
 use crate::fields::{Field, Object};
 use crate::generation::{ChatPrompt, ClientSampling, GenerationRequest, PromptSource, Strict};
-use crate::request_fields::{MAX_TOKENS, ThinkingFields, ToolList, logit_bias, sampling, stop, thinking};
+use crate::request_fields::{AllowedTools, MAX_TOKENS, ThinkingFields, ToolList, logit_bias, sampling, stop, thinking};
 
 /// A chat request that is worth preparing.
 #[derive(Debug)]
@@ -67,12 +69,13 @@ impl ChatRequest {
         )?;
         let mut strict = Strict::default();
         let tools = tools(&object, config, &mut strict)?;
+        let (tool_choice, allowed_tools) = tool_choice(&object, &tools)?;
         let (response_format, strict_format) = response_format(&object)?;
         strict.format = strict_format;
         let has_tools = !tools.is_empty();
         let conversation = Conversation {
             messages: messages(&object.required("messages")?, config)?,
-            tool_choice: tool_choice(&object)?,
+            tool_choice,
             response_format,
             tools,
         };
@@ -90,7 +93,7 @@ impl ChatRequest {
             object.get(name);
         }
         let single_call = has_tools && !parallel;
-        let chat = ChatPrompt { single_call, strict, ..ChatPrompt::new(conversation, thinking) };
+        let chat = ChatPrompt { single_call, allowed_tools, strict, ..ChatPrompt::new(conversation, thinking) };
         Ok(Self {
             model: model.unwrap_or(&config.model_id).to_owned(),
             generation: GenerationRequest {
@@ -157,28 +160,38 @@ fn tools(object: &Object<'_>, config: &ServerConfig, strict: &mut Strict) -> Res
     Ok(list.into_tools())
 }
 
-fn tool_choice(object: &Object<'_>) -> Result<ToolChoice, ApiError> {
-    let Some(field) = object.get("tool_choice") else { return Ok(ToolChoice::Auto) };
+/// Whether a tool is to be called, and the only ones that may be, if that is said.
+fn tool_choice(object: &Object<'_>, tools: &[Tool]) -> Result<(ToolChoice, Option<BTreeSet<String>>), ApiError> {
+    let Some(field) = object.get("tool_choice") else { return Ok((ToolChoice::Auto, None)) };
     if field.json().as_str().is_some() {
-        return tool_choice_mode(&field);
+        return Ok((tool_choice_mode(&field)?, None));
     }
     let choice = field.object()?;
     let kind = choice.required("type")?;
     match kind.str()? {
-        "function" => {
-            let name = match choice.get("function") {
-                Some(function) => function.object()?.required("name")?,
-                None => choice.required("name")?,
-            };
-            Ok(ToolChoice::Named(name.str()?.to_owned()))
-        }
-        // All tools stay visible, so that the prompt's beginning does not change from turn to turn.
+        "function" => Ok((ToolChoice::Named(function_name(&choice)?.to_owned()), None)),
         "allowed_tools" => {
-            let allowed = choice.get("allowed_tools").map(|field| field.object()).transpose()?;
-            tool_choice_mode(&allowed.as_ref().unwrap_or(&choice).required("mode")?)
+            let nested = choice.get("allowed_tools").map(|field| field.object()).transpose()?;
+            let choice = nested.as_ref().unwrap_or(&choice);
+            let mut allowed = AllowedTools::new(tools);
+            for field in choice.required("tools")?.array()? {
+                let tool = field.object()?;
+                if matches!(tool.get("type").map(|kind| kind.str()).transpose()?, None | Some("function")) {
+                    allowed.add(&field, function_name(&tool)?)?;
+                }
+            }
+            Ok(allowed.choice(tool_choice_mode(&choice.required("mode")?)?))
         }
         _ => Err(kind.must_be("\"function\" or \"allowed_tools\"")),
     }
+}
+
+fn function_name<'a>(choice: &Object<'a>) -> Result<&'a str, ApiError> {
+    let name = match choice.get("function") {
+        Some(function) => function.object()?.required("name")?,
+        None => choice.required("name")?,
+    };
+    name.str()
 }
 
 fn tool_choice_mode(field: &Field<'_>) -> Result<ToolChoice, ApiError> {

@@ -5,7 +5,7 @@ use ds4_chat::render::RenderedPrompt;
 use ds4_chat::tokenizer::{Tokenizer, TokenizerError};
 use ds4_grammar::{Entry, Format, Grammar, GrammarError, Grammars, Shape, ToolShape};
 
-use super::request::Strict;
+use super::request::{ChatPrompt, Strict};
 use crate::api::Api;
 use crate::error::{ApiError, ErrorKind};
 
@@ -30,7 +30,7 @@ pub(super) struct DemandedCall {
 }
 
 impl Constraint {
-    /// The constraint of an answer to `conversation`. `found`: further tools that may be called.
+    /// The constraint of an answer to `conversation`. `chat`: what else its request says of tools and schemas.
     ///
     /// # Errors
     /// A schema that cannot be enforced.
@@ -38,15 +38,14 @@ impl Constraint {
         grammars: &Grammars,
         tokenizer: &Tokenizer,
         conversation: &Conversation,
-        found: &[Tool],
+        chat: &ChatPrompt,
         rendered: &RenderedPrompt,
-        strict: &Strict,
         api: Api,
     ) -> Result<Self, ApiError> {
         let format = match &conversation.response_format {
             ResponseFormat::Text => None,
             ResponseFormat::JsonObject => Some(Format::object()),
-            ResponseFormat::JsonSchema(schema) => Some(Format { schema: schema.clone(), strict: strict.format }),
+            ResponseFormat::JsonSchema(schema) => Some(Format { schema: schema.clone(), strict: chat.strict.format }),
         };
         if format.is_some() && continues_answer(conversation) {
             let message = "an answer in a given format cannot continue a message; leave one of the two out";
@@ -63,7 +62,9 @@ impl Constraint {
             let answer = format.map(|format| compile(Shape::answer(format))).transpose()?;
             return Ok(Self { answer, ..Self::default() });
         }
-        let tools: Vec<ToolShape> = tools(conversation).chain(found).map(|tool| shape_of(tool, strict)).collect();
+        let is_allowed = |tool: &&Tool| chat.allowed_tools.as_ref().is_none_or(|names| names.contains(tool.name()));
+        let tools = tools(conversation).chain(&chat.tools_found).filter(is_allowed);
+        let tools: Vec<ToolShape> = tools.map(|tool| shape_of(tool, &chat.strict)).collect();
         let entry = match &conversation.tool_choice {
             ToolChoice::Auto | ToolChoice::None => {
                 let (answer, calls) = match format {

@@ -124,16 +124,15 @@ impl Default for Built {
     }
 }
 
-fn chat_prompt(state: &AppState, api: Api, chat: ChatPrompt) -> Result<Built, ApiError> {
+fn chat_prompt(state: &AppState, api: Api, mut chat: ChatPrompt) -> Result<Built, ApiError> {
     let tokenizer = state.tokenizer();
-    let mut conversation = chat.conversation;
+    let mut conversation = std::mem::take(&mut chat.conversation);
     let replayed_turns = state.replay().apply(&mut conversation, &chat.turn_ids, chat.thinking.is_on());
     let options = RenderOptions { profile: state.profile(), thinking: chat.thinking, ..RenderOptions::default() };
     let rendered = render(&conversation, &options).map_err(|error| ApiError::from_render(&error, api))?;
     let (ids, ends) = encode_pieces(tokenizer, rendered.prompt.pieces())?;
     let (opening, thinking) = opened_turn(tokenizer, &ids);
-    let (grammars, found) = (state.grammars(), &chat.tools_found);
-    let constraint = Constraint::new(grammars, tokenizer, &conversation, found, &rendered, &chat.strict, api)?;
+    let constraint = Constraint::new(state.grammars(), tokenizer, &conversation, &chat, &rendered, api)?;
     Ok(Built {
         snapshots: snapshots(&rendered, &ends),
         ids,

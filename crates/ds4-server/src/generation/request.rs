@@ -55,6 +55,9 @@ pub struct ChatPrompt {
     pub turn_ids: Vec<(usize, String)>,
     /// What the answer must follow to the letter.
     pub strict: Strict,
+    /// Names of the only tools that may be called; `None`: all of them. The prompt shows all in either case, so that it does not
+    /// change from turn to turn.
+    pub allowed_tools: Option<BTreeSet<String>>,
     /// Tools that a message tells of, as the result of a search for tools does. They may be called like the conversation's.
     pub tools_found: Vec<Tool>,
 }
@@ -78,6 +81,7 @@ impl ChatPrompt {
             single_call: false,
             turn_ids: Vec::new(),
             strict: Strict::default(),
+            allowed_tools: None,
             tools_found: Vec::new(),
         }
     }

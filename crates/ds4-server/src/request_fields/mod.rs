@@ -10,4 +10,4 @@ pub use content::{Owner, parts, without_billing_line};
 pub use history::{check_history, message_list};
 pub use sampling::{MAX_TOKENS, logit_bias, sampling, stop};
 pub use thinking::{ThinkingFields, thinking};
-pub use tools::ToolList;
+pub use tools::{AllowedTools, ToolList};

@@ -1,8 +1,8 @@
 //! The list of tools.
 
-use std::collections::HashSet;
+use std::collections::{BTreeSet, HashSet};
 
-use ds4_chat::conversation::Tool;
+use ds4_chat::conversation::{Tool, ToolChoice};
 use ds4_chat::json::Json;
 
 use crate::config::Limits;
@@ -64,6 +64,38 @@ impl<'l> ToolList<'l> {
     /// The tools in order.
     pub fn into_tools(self) -> Vec<Tool> {
         self.tools
+    }
+}
+
+/// Collects the names of the only tools that a request allows.
+#[derive(Debug)]
+pub struct AllowedTools<'t> {
+    tools: &'t [Tool],
+    names: BTreeSet<String>,
+}
+
+impl<'t> AllowedTools<'t> {
+    /// None of `tools`.
+    pub fn new(tools: &'t [Tool]) -> Self {
+        Self { tools, names: BTreeSet::new() }
+    }
+
+    /// Allows the tool of this name; `field` names it.
+    ///
+    /// # Errors
+    /// There is no such tool.
+    pub fn add(&mut self, field: &Field<'_>, name: &str) -> Result<(), ApiError> {
+        if !self.tools.iter().any(|tool| tool.name() == name) {
+            let message = format!("{} is {name:?}, which is none of the request's tools", field.path());
+            return Err(field.refused(message));
+        }
+        self.names.insert(name.to_owned());
+        Ok(())
+    }
+
+    /// The choice among these tools, of which `mode` says whether one is to be called.
+    pub fn choice(self, mode: ToolChoice) -> (ToolChoice, Option<BTreeSet<String>>) {
+        if self.names.is_empty() { (ToolChoice::None, None) } else { (mode, Some(self.names)) }
     }
 }
 

@@ -105,13 +105,9 @@ impl ResponsesRequest {
         let input = input_items(&object, previous.is_some(), config)?;
         let Transcript { messages, turn_ids, ignored } = read_input(&object, &input, previous.as_deref(), context)?;
         let tools = Tools::read(&object, config)?;
+        let (tool_choice, allowed_tools) = tool_choice(&object, &tools)?;
         let (response_format, strict_format) = response_format(&object)?;
-        let conversation = Conversation {
-            messages,
-            tool_choice: tool_choice(&object, &tools)?,
-            response_format,
-            tools: tools.shown.clone(),
-        };
+        let conversation = Conversation { messages, tool_choice, response_format, tools: tools.shown.clone() };
         let include = include(&object)?;
         let summary = of_reasoning("summary").or_else(|| of_reasoning("generate_summary"));
         let summary = summary.map(|field| summary_wanted(&field)).transpose()?.unwrap_or(false);
@@ -130,6 +126,7 @@ impl ResponsesRequest {
         let chat = ChatPrompt {
             single_call: has_tools && !parallel,
             turn_ids,
+            allowed_tools,
             strict: Strict { format: strict_format, tools: tools.strict.clone() },
             ..ChatPrompt::new(conversation, thinking)
         };
@@ -447,6 +444,11 @@ mod tests {
             ),
             (r#""tool_choice": "always""#.to_owned(), "tool_choice"),
             (r#""tool_choice": {"type": "allowed_tools", "mode": "auto"}"#.to_owned(), "tool_choice.tools"),
+            (
+                r#""tool_choice": {"type": "allowed_tools", "mode": "auto", "tools": [{"type": "function", "name": "f"}]}"#
+                    .to_owned(),
+                "tool_choice.tools[0]",
+            ),
             (r#""tools": [{"type": "web_search"}], "tool_choice": {"type": "web_search"}"#.to_owned(), "tool_choice"),
             (r#""previous_response_id": "resp_x""#.to_owned(), "previous_response_id"),
         ] {
@@ -471,8 +473,9 @@ mod tests {
         let shown: Vec<String> = chat.conversation.tools.iter().map(|tool| tool.definition().to_string()).collect();
         let patch = r#"{"name": "patch", "description": "Patches.\n\nThe input must follow this grammar (lark):\nstart: X", "parameters": {"type": "object", "properties": {"input": {"type": "string"}}, "required": ["input"]}}"#;
         assert_eq!(shown, [r#"{"name": "agents__spawn", "description": "", "parameters": {}}"#, patch]);
-        let choice = ds4_chat::conversation::ToolChoice::Named("agents__spawn".to_owned());
-        assert_eq!(chat.conversation.tool_choice, choice);
+        assert_eq!(chat.conversation.tool_choice, ds4_chat::conversation::ToolChoice::Required);
+        let allowed = chat.allowed_tools.as_ref().map(|names| names.iter().map(String::as_str).collect::<Vec<_>>());
+        assert_eq!(allowed, Some(vec!["agents__spawn"]));
         assert_eq!(request.ignored, ["frobnicate", r#"tools[0] of type "web_search""#]);
         let tool = request.tools.by_known_name("agents__spawn");
         assert_eq!((tool.name.as_str(), tool.namespace.as_deref()), ("spawn", Some("agents")));

@@ -8,7 +8,7 @@ use ds4_chat::json::Json;
 use crate::config::ServerConfig;
 use crate::error::{ApiError, ErrorKind};
 use crate::fields::{Field, Object};
-use crate::request_fields::ToolList;
+use crate::request_fields::{AllowedTools, ToolList};
 
 /// A tool as the client knows it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -135,20 +135,29 @@ fn custom_parameters() -> Json {
     ])
 }
 
-/// Reads `tool_choice`.
+/// Reads `tool_choice`: whether a tool is to be called, and the only ones that may be, if that is said.
 ///
 /// # Errors
 /// A value that means nothing, or that demands a tool which the model is not shown.
-pub fn tool_choice(object: &Object<'_>, tools: &Tools) -> Result<ToolChoice, ApiError> {
-    let Some(field) = object.get("tool_choice") else { return Ok(ToolChoice::Auto) };
+pub fn tool_choice(object: &Object<'_>, tools: &Tools) -> Result<(ToolChoice, Option<BTreeSet<String>>), ApiError> {
+    let Some(field) = object.get("tool_choice") else { return Ok((ToolChoice::Auto, None)) };
     if field.json().as_str().is_some() {
-        return mode(&field);
+        return Ok((mode(&field)?, None));
     }
     let choice = field.object()?;
     let kind = choice.required("type")?;
     match kind.str()? {
-        "function" | "custom" => Ok(ToolChoice::Named(named(&choice)?)),
-        "allowed_tools" => allowed_tools(&choice),
+        "function" | "custom" => Ok((ToolChoice::Named(named(&choice)?), None)),
+        "allowed_tools" => {
+            let mut allowed = AllowedTools::new(&tools.shown);
+            for field in choice.required("tools")?.array()? {
+                let tool = field.object()?;
+                if matches!(tool.required("type")?.str()?, "function" | "custom") {
+                    allowed.add(&field, &named(&tool)?)?;
+                }
+            }
+            Ok(allowed.choice(mode(&choice.required("mode")?)?))
+        }
         other if tools.left_out.iter().any(|left_out| left_out.ends_with(&format!("{other:?}"))) => {
             let message = format!("{} demands a tool of type {other:?}, which this server does not run", field.path());
             Err(ApiError::unsupported(ErrorKind::UnsupportedValue, field.path(), message))
@@ -169,22 +178,4 @@ fn mode(field: &Field<'_>) -> Result<ToolChoice, ApiError> {
 fn named(choice: &Object<'_>) -> Result<String, ApiError> {
     let namespace = choice.get("namespace").map(|field| field.str()).transpose()?;
     Ok(flat_name(namespace, choice.required("name")?.str()?))
-}
-
-/// All tools stay visible, so that the prompt's beginning does not change from turn to turn.
-fn allowed_tools(choice: &Object<'_>) -> Result<ToolChoice, ApiError> {
-    let mode = mode(&choice.required("mode")?)?;
-    let allowed = choice.required("tools")?;
-    let mut names = Vec::new();
-    for field in allowed.array()? {
-        let tool = field.object()?;
-        if matches!(tool.required("type")?.str()?, "function" | "custom") {
-            names.push(named(&tool)?);
-        }
-    }
-    match (mode, names.as_slice()) {
-        (_, []) => Ok(ToolChoice::None),
-        (ToolChoice::Required, [name]) => Ok(ToolChoice::Named(name.clone())),
-        (mode, _) => Ok(mode),
-    }
 }

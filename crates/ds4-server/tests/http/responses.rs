@@ -329,6 +329,37 @@ fn a_turn_without_calls_is_recognized_by_its_items() {
 }
 
 #[test]
+fn only_allowed_tools_are_called_though_all_are_shown() {
+    let server = Server::scripted(ServerConfig::default(), options());
+    let function = |name: &str| json!({ "type": "function", "name": name });
+    let mut body = json!({
+        "input": "Weather?",
+        "tools": [function("get_weather"), function("get_time"), function("get_date")],
+        "reasoning": { "effort": "none" },
+        "max_output_tokens": 100,
+    });
+    let all = server.post("/v1/responses/input_tokens", &body).json();
+    let call = "\n\n<{{D}}tool_calls>\n<{{D}}invoke name=\"get_weather\">\n</{{D}}invoke>\n</{{D}}tool_calls>";
+    for (mode, script) in [("auto", call), ("required", "No."), ("required", call)] {
+        server.answers(script);
+        let allowed = json!([function("get_time"), function("get_date")]);
+        body["tool_choice"] = json!({ "type": "allowed_tools", "mode": mode, "tools": allowed });
+        let answer = server.post(PATH, &body).json();
+        let names: Vec<&Value> =
+            answer["output"].as_array().expect("a list").iter().map(|item| &item["name"]).collect();
+        assert!(
+            !names.is_empty() && names.iter().all(|name| **name == "get_time" || **name == "get_date"),
+            "{answer:#}"
+        );
+    }
+    body["tool_choice"]["mode"] = json!("auto");
+    assert_eq!(server.post("/v1/responses/input_tokens", &body).json(), all, "the prompt is the same");
+    body["tool_choice"]["tools"] = json!([]);
+    let answer = server.post(PATH, &body).json();
+    assert_eq!(answer["output"][0]["type"], "message", "{answer:#}");
+}
+
+#[test]
 fn a_prompt_that_does_not_fit_is_refused_before_the_stream() {
     let server = Server::scripted(ServerConfig::default(), options());
     let body = json!({ "input": "word ".repeat(6000), "stream": true });
