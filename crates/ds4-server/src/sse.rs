@@ -51,7 +51,8 @@ impl Frames {
         self.0.extend_from_slice(b"\n\n");
     }
 
-    fn take(&mut self) -> Bytes {
+    /// Takes them out.
+    pub(crate) fn take(&mut self) -> Bytes {
         self.0.split().freeze()
     }
 }

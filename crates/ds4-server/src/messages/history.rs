@@ -188,10 +188,13 @@ impl History {
             "tool_reference" => {
                 let name = object.required("tool_name")?.str()?;
                 let deferred = tools.deferred.get(name);
-                self.found.extend(deferred.map(|tool| tool.name().to_owned()));
-                let tool = deferred.or_else(|| tools.shown.iter().find(|tool| tool.name() == name));
-                let label = || Block::Unsupported(format!("tool {name}"));
-                Ok(tool.map_or_else(label, |tool| Block::Text(tool.definition().to_string())))
+                // Once: a small request must not become a large prompt.
+                let is_new = deferred.is_some_and(|tool| self.found.insert(tool.name().to_owned()));
+                Ok(match deferred {
+                    Some(tool) if is_new => Block::Text(tool.definition().to_string()),
+                    None if !tools.is_shown(name) => Block::Unsupported(format!("tool {name}")),
+                    _ => Block::Text(format!("{name}, as above")),
+                })
             }
             "document" => match object.required("source")?.object()?.required("type")?.str()? {
                 "text" | "content" => document(block, &object, config),

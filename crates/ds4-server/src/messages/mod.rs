@@ -19,7 +19,7 @@ use crate::admin::json_response;
 use crate::api::Api;
 use crate::body::JsonBody;
 use crate::error::{ApiError, ErrorKind};
-use crate::generation::{GenerationRequest, PromptSource};
+use crate::generation::{GenerationRequest, PromptSource, Usage};
 use crate::models::check_model;
 use crate::router::RequestId;
 use crate::sse;
@@ -51,8 +51,13 @@ async fn create(
     let begins_with_reasoning = prepared.begins_with_reasoning();
     let mut generation = state.start(prepared)?;
     if request.stream {
-        let cached_tokens = generation.cached_tokens(PATIENCE).await.unwrap_or(0);
-        let format = MessagesStream::new(envelope, &generation, cached_tokens, begins_with_reasoning, request_id);
+        let usage = Usage {
+            prompt_tokens: generation.prompt_tokens(),
+            cached_tokens: generation.cached_tokens(PATIENCE).await.unwrap_or(0),
+            ..Usage::default()
+        };
+        let signature = generation.turn_id().to_owned();
+        let format = MessagesStream::new(envelope, usage, signature, begins_with_reasoning, request_id);
         return Ok(sse::respond(generation, format));
     }
     let turn = generation.collect().await?;

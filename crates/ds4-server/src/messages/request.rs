@@ -338,12 +338,13 @@ mod tests {
         let before = short(r#"{"role": "user", "content": "x"}"#, &format!(r#", "tools": [{placeholder}, {search}]"#));
         assert!(!before.contains("Placeholder"));
         let found = r#"{"role": "user", "content": "x"}, {"role": "assistant", "content": [{"type": "tool_use", "id": "a", "name": "ToolSearch", "input": {}}]},
-            {"role": "user", "content": [{"type": "tool_result", "tool_use_id": "a", "content": [{"type": "tool_reference", "tool_name": "WebFetch"}, {"type": "tool_reference", "tool_name": "Gone"}]}]}"#;
+            {"role": "user", "content": [{"type": "tool_result", "tool_use_id": "a", "content": [{"type": "tool_reference", "tool_name": "WebFetch"},
+            {"type": "tool_reference", "tool_name": "WebFetch"}, {"type": "tool_reference", "tool_name": "ToolSearch"}, {"type": "tool_reference", "tool_name": "Gone"}]}]}"#;
         let after = short(found, &format!(r#", "tools": [{placeholder}, {fetch}, {search}]"#));
         let head = before.strip_suffix("<｜Assistant｜><think>").expect("an opened turn");
         assert!(after.starts_with(head), "{after}");
         let shown = "<tool_result>{\"name\": \"WebFetch\", \"description\": \"d\", \"parameters\": {\"type\": \"object\"}}\n\n\
-                     [Unsupported tool Gone]</tool_result>";
+                     WebFetch, as above\n\nToolSearch, as above\n\n[Unsupported tool Gone]</tool_result>";
         assert!(after.contains(shown), "{after}");
         let body = json(&format!(r#"{{"messages": [{found}], "tools": [{placeholder}, {fetch}, {search}]}}"#));
         let callable = read(&body).expect("accepted").prompt.tools_found;

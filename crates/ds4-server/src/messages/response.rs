@@ -9,8 +9,8 @@ use crate::state::AppState;
 /// What the first event of a stream and a whole message have in common.
 #[derive(Clone, Debug)]
 pub struct Envelope {
-    id: String,
-    model: String,
+    pub(super) id: String,
+    pub(super) model: String,
 }
 
 impl Envelope {

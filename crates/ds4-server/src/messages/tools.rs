@@ -14,6 +14,7 @@ use crate::request_fields::ToolList;
 pub struct Tools {
     /// Those that the model sees from the beginning, in order.
     pub shown: Vec<Tool>,
+    shown_names: HashSet<String>,
     /// Those that it sees where a `tool_reference` names them. Clients with many tools let the model search for them; shown
     /// at the beginning, each one found would change the prompt there, and everything cached would be lost.
     pub deferred: HashMap<String, Tool>,
@@ -74,10 +75,16 @@ impl Tools {
             if deferred.contains(tool.name()) {
                 tools.deferred.insert(tool.name().to_owned(), tool);
             } else {
+                tools.shown_names.insert(tool.name().to_owned());
                 tools.shown.push(tool);
             }
         }
         Ok(tools)
+    }
+
+    /// Whether a tool of this name stands at the prompt's beginning.
+    pub fn is_shown(&self, name: &str) -> bool {
+        self.shown_names.contains(name)
     }
 
     fn read_choice(&mut self, field: &Field<'_>, run_by_service: &HashSet<&str>) -> Result<(), ApiError> {
