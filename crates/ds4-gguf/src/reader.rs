@@ -157,6 +157,14 @@ impl Gguf {
         Ok(())
     }
 
+    /// The whole file, if it is mapped from disk: for devices that can work in the mapping's pages.
+    pub fn mapping(&self) -> Option<&[u8]> {
+        match &self.inner.source {
+            Source::Mapped(mapping) => Some(mapping.map()),
+            Source::Static(_) | Source::Owned(_) => None,
+        }
+    }
+
     /// Tells the operating system how a tensor's bytes will be used. Only a hint: it does nothing
     /// for bytes in memory, on platforms without such advice, or where the kernel declines.
     pub fn advise(&self, info: &TensorInfo, access: Access) {

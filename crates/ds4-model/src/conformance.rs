@@ -172,6 +172,10 @@ fn compare<B: Backend>(
     judge.values("head", config.n_layer, Buffer::Logits, int8(EXACT))?;
 
     let mut found = judge.found;
+    for span in rows.spans() {
+        sequences[span.sequence].advance(span.len);
+        expected_sequences[span.sequence].advance(span.len);
+    }
     for (theirs, ours) in sequences.iter().zip(expected_sequences.iter()) {
         let theirs = backend.export(theirs)?;
         for (layer, error) in theirs.difference_by_layer(ours).into_iter().enumerate() {

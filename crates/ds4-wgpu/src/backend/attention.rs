@@ -1,0 +1,315 @@
+//! Attention: projections, queries, the cache, the indexer's choice, softmax, output.
+
+use super::products::{self, Setting, Target, takes_int8};
+use super::workspace::{chunks, ensure, part_floats};
+use super::{WgpuBackend, is_exact, params};
+use crate::cache::lock;
+use crate::error::WgpuError;
+use crate::recorder::View;
+use crate::shader::{ATTEND_HEADS, Kernel, Role};
+use crate::tensors::Compressor;
+use crate::weights::Weight;
+
+/// Bytes of indexer scores, and of attention results of chunks, that are held at a time; more rows take turns.
+const SCORE_BYTES: usize = 64 << 20;
+const PART_BYTES: usize = 128 << 20;
+
+impl WgpuBackend {
+    /// Every projection of the attention input.
+    pub(super) fn attention_in(&mut self, layer: usize) -> Result<(), WgpuError> {
+        let config = self.model.config();
+        let int8 = self.int8();
+        let tensors = &self.tensors.layers[layer];
+        let mut context = lock(&self.context);
+        let nothing = context.recorder.nothing();
+        let setting = Setting { int8, grid: &self.tensors.grid, nothing: &nothing };
+        let work = &mut self.work;
+        let mut list: Vec<(&Weight, &View, f32)> =
+            vec![(&tensors.q_a, &work.latent.float, 1.0), (&tensors.kv, &work.kv, 1.0)];
+        if let Some(c) = &tensors.compressor {
+            list.extend([(&c.kv, &work.compressor_kv, 1.0), (&c.gate, &work.compressor_gate, 1.0)]);
+        }
+        if let Some(indexer) = &tensors.indexer {
+            let c = &indexer.compressor;
+            list.extend([(&c.kv, &work.indexer_kv, 1.0), (&c.gate, &work.indexer_gate, 1.0)]);
+            let scale = ((config.idx_heads * config.idx_dim) as f32).powf(-0.5);
+            list.push((&indexer.weights, &work.indexer_weights, scale));
+        }
+        if list.iter().any(|(weight, ..)| takes_int8(int8, weight)) {
+            products::quantize(&mut context.recorder, &mut work.input, self.batch.rows)?;
+        }
+        for (weight, y, scale) in list {
+            let to = Target { scale, ..Target::rows(y, weight) };
+            products::dense(&mut context.recorder, setting, weight, &work.input, self.batch.rows, to)?;
+        }
+        work.latent.quantized = false;
+        Ok(())
+    }
+
+    /// The query latent's norm, queries, and the indexer's queries.
+    pub(super) fn queries(&mut self, layer: usize) -> Result<(), WgpuError> {
+        let config = self.model.config();
+        let (int8, rows) = (self.int8(), self.batch.rows);
+        let (kind, kinds) = (self.kind(layer), self.kinds());
+        let tensors = &self.tensors.layers[layer];
+        let mut context = lock(&self.context);
+        let nothing = context.recorder.nothing();
+        let recorder = &mut context.recorder;
+        let setting = Setting { int8, grid: &self.tensors.grid, nothing: &nothing };
+        let work = &mut self.work;
+        let p = params::RmsNorm { cols: config.q_rank as u32, weight: tensors.q_a_norm, eps: config.eps };
+        recorder.dispatch(Kernel::RmsNorm, &p, &[&self.tensors.vectors, &work.latent.float], [rows as u32, 1, 1])?;
+        work.latent.quantized = false;
+        let indexer_takes = tensors.indexer.as_ref().is_some_and(|indexer| takes_int8(int8, &indexer.q_b));
+        if takes_int8(int8, &tensors.q_b) || indexer_takes {
+            products::quantize(recorder, &mut work.latent, rows)?;
+        }
+        let to = Target::rows(&work.query, &tensors.q_b);
+        products::dense(recorder, setting, &tensors.q_b, &work.latent, rows, to)?;
+        let p = params::QueryHeads { kind, kinds, eps: config.eps };
+        let grid = [config.n_head as u32, rows as u32, 1];
+        recorder.dispatch(Kernel::QueryHeads, &p, &[&work.angles, &work.query], grid)?;
+        if let Some(indexer) = &tensors.indexer {
+            let to = Target::rows(&work.indexer_query, &indexer.q_b);
+            products::dense(recorder, setting, &indexer.q_b, &work.latent, rows, to)?;
+            drop(context);
+            self.index_queries(layer, false)?;
+        }
+        Ok(())
+    }
+
+    /// Rotation and rounding of the indexer's queries, or `last`: only the codes of queries that are final.
+    fn index_queries(&mut self, layer: usize, last: bool) -> Result<(), WgpuError> {
+        let config = self.model.config();
+        let p = params::IndexQuery { kind: self.kind(layer), kinds: self.kinds() };
+        let work = &self.work;
+        let views = [&work.angles, &work.indexer_query, &work.indexer_codes, &work.indexer_scales];
+        let grid = [config.idx_heads as u32, self.batch.rows as u32, 1];
+        lock(&self.context).recorder.dispatch(Kernel::IndexQuery { last }, &p, &views, grid)?;
+        self.batch.has_codes = true;
+        Ok(())
+    }
+
+    /// The batch's KV rows, and every row that its compressors complete.
+    pub(super) fn append_rows(&mut self, layer: usize) -> Result<(), WgpuError> {
+        self.store_kv(layer, false)?;
+        let config = self.model.config();
+        let tensors = &self.tensors.layers[layer];
+        let work = &self.work;
+        if let Some(c) = &tensors.compressor {
+            self.compress(layer, Role::Attention, c, &work.compressor_kv, &work.compressor_gate)?;
+        }
+        if let Some(indexer) = &tensors.indexer {
+            debug_assert!(config.has_indexer(config.ratios[layer]));
+            self.compress(layer, Role::Indexer, &indexer.compressor, &work.indexer_kv, &work.indexer_gate)?;
+        }
+        Ok(())
+    }
+
+    /// Norm, rotation and rounding of the KV rows, or `last`: only storing rows that are final.
+    fn store_kv(&mut self, layer: usize, last: bool) -> Result<(), WgpuError> {
+        let p = params::KvRows {
+            norm: self.tensors.layers[layer].kv_norm,
+            kind: self.kind(layer),
+            kinds: self.kinds(),
+            eps: self.model.config().eps,
+        };
+        let views = [&self.tensors.vectors, &self.work.angles, &self.work.kv, &self.work.kv_stored];
+        let grid = [self.batch.rows as u32, 1, 1];
+        lock(&self.context).recorder.dispatch(Kernel::KvRows { last }, &p, &views, grid)?;
+        self.batch.kv_is_stored = true;
+        Ok(())
+    }
+
+    fn compress(&self, layer: usize, role: Role, c: &Compressor, kv: &View, gate: &View) -> Result<(), WgpuError> {
+        let place = self.layout.layers[layer];
+        let ratio = place.ratio;
+        if !self.batch.positions.iter().any(|position| (position + 1).is_multiple_of(ratio as usize)) {
+            return Ok(());
+        }
+        let indexer = role == Role::Indexer;
+        let p = params::Compress {
+            ape: c.ape,
+            norm: c.norm,
+            slot_words: place.slot,
+            frontier: if indexer { place.index_frontier } else { place.frontier },
+            page_words: place.page,
+            page_rows: if indexer { place.page_index } else { 0 },
+            rows_per_page: place.rows_per_page,
+            kind: self.window_kind(layer),
+            kinds: self.kinds(),
+            eps: self.model.config().eps,
+        };
+        let work = &self.work;
+        let mut context = lock(&self.context);
+        let (slots, pages) = (context.slots(layer), context.pages(layer));
+        let views =
+            [&self.tensors.vectors, &work.angles, &work.row_info, &self.scratch.tables, kv, gate, &slots, &pages];
+        let grid = [self.batch.rows as u32, 1, 1];
+        context.recorder.dispatch(Kernel::Compress { ratio, role }, &p, &views, grid)
+    }
+
+    /// The indexer's choice.
+    pub(super) fn select_rows(&mut self, layer: usize) -> Result<(), WgpuError> {
+        let config = self.model.config();
+        let place = self.layout.layers[layer];
+        let has_indexer = self.tensors.layers[layer].indexer.is_some();
+        let visible = self.batch.reach.checked_div(place.ratio as usize).unwrap_or(0);
+        self.batch.selecting = has_indexer && visible > config.idx_topk;
+        if !self.batch.selecting {
+            return Ok(());
+        }
+        let exact = is_exact(self.numerics.kv);
+        if !exact && !self.batch.has_codes {
+            self.index_queries(layer, true)?;
+        }
+        let rows = self.batch.rows;
+        let most = SCORE_BYTES.min(self.gpu.max_binding as usize);
+        let at_once = (most / (visible * 4)).clamp(1, rows);
+        let mut context = lock(&self.context);
+        if ensure(&self.gpu, &mut self.scratch.scores, "indexer scores", at_once * visible)? {
+            context.recorder.forget();
+        }
+        let work = &self.work;
+        let (query, scales) = if exact {
+            (&work.indexer_query, &work.indexer_query)
+        } else {
+            (&work.indexer_codes, &work.indexer_scales)
+        };
+        let pages = context.pages(layer);
+        let scores = &self.scratch.scores;
+        for first in (0..rows).step_by(at_once) {
+            let n = at_once.min(rows - first) as u32;
+            let kernel = Kernel::IndexScores { ratio: place.ratio };
+            let p = params::IndexScores {
+                first_row: first as u32,
+                stride: visible as u32,
+                page_words: place.page,
+                page_rows: place.page_index,
+                rows_per_page: place.rows_per_page,
+            };
+            let views = [&work.row_info, &self.scratch.tables, &pages, query, scales, &work.indexer_weights, scores];
+            let grid = [(visible as u32).div_ceil(kernel.workgroup()), n, 1];
+            context.recorder.dispatch(kernel, &p, &views, grid)?;
+            let p = params::IndexTop { first_row: first as u32, stride: visible as u32 };
+            let views = [&work.row_info, scores, &work.selection];
+            context.recorder.dispatch(Kernel::IndexTop { ratio: place.ratio }, &p, &views, [n, 1, 1])?;
+        }
+        Ok(())
+    }
+
+    /// Attention; then the batch's rows enter rings and frontiers.
+    pub(super) fn attend_rows(&mut self, layer: usize) -> Result<(), WgpuError> {
+        if !self.batch.kv_is_stored {
+            self.store_kv(layer, true)?;
+        }
+        let config = self.model.config();
+        let place = self.layout.layers[layer];
+        let (rows, heads) = (self.batch.rows, config.n_head);
+        let mut compressed = self.batch.reach.checked_div(place.ratio as usize).unwrap_or(0);
+        if self.batch.selecting {
+            // Rows before the first that selects see no more than these.
+            compressed = compressed.min(config.idx_topk);
+        }
+        let most_chunks = chunks(config.window.min(self.batch.reach), compressed);
+        let row_floats = heads * most_chunks * part_floats(config);
+        let most = PART_BYTES.min(self.gpu.max_binding as usize) / 4;
+        let at_once = (most / row_floats).clamp(1, rows);
+        {
+            let mut context = lock(&self.context);
+            if ensure(&self.gpu, &mut self.scratch.parts, "attention parts", at_once * row_floats)? {
+                context.recorder.forget();
+            }
+            let (slots, pages) = (context.slots(layer), context.pages(layer));
+            let work = &self.work;
+            let tables = &self.scratch.tables;
+            let parts = &self.scratch.parts;
+            let selecting = u32::from(self.batch.selecting);
+            for first in (0..rows).step_by(at_once) {
+                let n = at_once.min(rows - first) as u32;
+                let p = params::Attend {
+                    first_row: first as u32,
+                    slot_words: place.slot,
+                    page_words: place.page,
+                    page_rows: 0,
+                    rows_per_page: place.rows_per_page,
+                    window: config.window as u32,
+                    ratio: place.ratio,
+                    selecting,
+                    most_chunks: most_chunks as u32,
+                    scale: (config.head_dim as f32).powf(-0.5),
+                };
+                let views =
+                    [&work.row_info, tables, &work.query, &work.kv_stored, &slots, &pages, &work.selection, parts];
+                let grid = [most_chunks as u32, heads.div_ceil(ATTEND_HEADS) as u32, n];
+                context.recorder.dispatch(Kernel::Attend, &p, &views, grid)?;
+                let p = params::AttendMerge {
+                    first_row: first as u32,
+                    sinks: self.tensors.layers[layer].sinks,
+                    window: config.window as u32,
+                    ratio: place.ratio,
+                    selecting,
+                    most_chunks: most_chunks as u32,
+                    kind: self.kind(layer),
+                    kinds: self.kinds(),
+                };
+                let views =
+                    [&self.tensors.vectors, &work.angles, &work.row_info, &work.selection, parts, &work.attended.float];
+                context.recorder.dispatch(Kernel::AttendMerge, &p, &views, [heads as u32, n, 1])?;
+            }
+            let p = params::RingStore { slot_words: place.slot, window: config.window as u32 };
+            let views = [&work.row_info, tables, &work.kv_stored, &slots];
+            context.recorder.dispatch(Kernel::RingStore, &p, &views, [rows as u32, 1, 1])?;
+        }
+        self.work.attended.quantized = false;
+        let tensors = &self.tensors.layers[layer];
+        let work = &self.work;
+        if let Some(c) = &tensors.compressor {
+            self.move_frontier(layer, Role::Attention, c, &work.compressor_kv, &work.compressor_gate)?;
+        }
+        if let Some(indexer) = &tensors.indexer {
+            self.move_frontier(layer, Role::Indexer, &indexer.compressor, &work.indexer_kv, &work.indexer_gate)?;
+        }
+        Ok(())
+    }
+
+    fn move_frontier(&self, layer: usize, role: Role, c: &Compressor, kv: &View, gate: &View) -> Result<(), WgpuError> {
+        let config = self.model.config();
+        let place = self.layout.layers[layer];
+        let indexer = role == Role::Indexer;
+        let (frontier, dim) = match indexer {
+            true => (place.index_frontier, config.idx_dim),
+            false => (place.frontier, config.head_dim),
+        };
+        let kernel = Kernel::FrontierMove { ratio: place.ratio, role };
+        let p = params::FrontierMove { ape: c.ape, slot_words: place.slot, frontier };
+        let mut context = lock(&self.context);
+        let slots = context.slots(layer);
+        let views = [&self.tensors.vectors, &self.scratch.tables, kv, gate, &slots];
+        let grid = [(dim as u32).div_ceil(kernel.workgroup()), self.batch.spans as u32, 1];
+        context.recorder.dispatch(kernel, &p, &views, grid)
+    }
+
+    /// Grouped low-rank output.
+    pub(super) fn attention_out(&mut self, layer: usize) -> Result<(), WgpuError> {
+        let config = self.model.config();
+        let (int8, rows) = (self.int8(), self.batch.rows);
+        let tensors = &self.tensors.layers[layer];
+        let mut context = lock(&self.context);
+        let nothing = context.recorder.nothing();
+        let recorder = &mut context.recorder;
+        let setting = Setting { int8, grid: &self.tensors.grid, nothing: &nothing };
+        let work = &mut self.work;
+        if takes_int8(int8, &tensors.out_a) {
+            products::quantize(recorder, &mut work.attended, rows)?;
+        }
+        let to = Target { groups: config.o_groups as u32, ..Target::rows(&work.low.float, &tensors.out_a) };
+        products::dense(recorder, setting, &tensors.out_a, &work.attended, rows, to)?;
+        work.low.quantized = false;
+        if takes_int8(int8, &tensors.out_b) {
+            products::quantize(recorder, &mut work.low, rows)?;
+        }
+        let to = Target::rows(&work.output, &tensors.out_b);
+        products::dense(recorder, setting, &tensors.out_b, &work.low, rows, to)
+    }
+}

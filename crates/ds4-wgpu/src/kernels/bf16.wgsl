@@ -1,0 +1,10 @@
+// bfloat16 weights: the upper halves of float32.
+
+fn two(word: u32) -> vec2<f32> {
+    return vec2<f32>(bitcast<f32>(word << 16u), bitcast<f32>(word & 0xFFFF0000u));
+}
+
+fn load_unit(row: u32, u: u32) -> Unit {
+    let words = weights[(row >> 4u) + u];
+    return Unit(vec4<f32>(two(words.x), two(words.y)), vec4<f32>(two(words.z), two(words.w)));
+}

@@ -1,0 +1,7 @@
+// Sums over neighbouring invocations without subgroup operations: a span is one invocation.
+
+const SPAN: u32 = 1u;
+
+fn span_sum(v: f32) -> f32 {
+    return v;
+}

@@ -1,0 +1,32 @@
+//! The backend for graphics cards: DeepSeek V4 in WGSL, over Vulkan or Metal.
+//!
+//! - [`adapters`] says what cards there are and what they can do; [`WgpuBackend`] runs the model on one.
+//! - `kernels/` has the WGSL; [`shader`] puts it together and specializes it for a model and a card.
+//! - Weights keep the file's layout: copied to a card of its own memory, bound where they are mapped on a Mac.
+//! - Everything is recorded in order and handed over together; a decoded token is one command buffer. Bind groups and pipelines are
+//!   found again by what they are made of; what changes from token to token is in buffers.
+//! - Sequence state: one buffer of slots (window rings, compressor frontiers) and one of pages for each layer.
+//!
+//! Results do not depend on the batch: every sum has one order, written down in the kernels, which tiles, chunks and subgroup sizes
+//! follow. There are no atomics on floats. Different cards may give different bits, because WGSL leaves the last digits of `exp`,
+//! `sqrt` and division open.
+
+mod adapter;
+mod backend;
+mod cache;
+mod error;
+mod gpu;
+mod memory;
+#[cfg(target_vendor = "apple")]
+mod metal;
+mod pool;
+mod recorder;
+pub mod shader;
+mod tensors;
+mod transfer;
+mod weights;
+
+pub use adapter::{AdapterReport, Api, adapters};
+pub use backend::{WgpuBackend, WgpuOptions};
+pub use cache::WgpuSequence;
+pub use error::WgpuError;

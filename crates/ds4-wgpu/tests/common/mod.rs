@@ -1,0 +1,22 @@
+//! A backend for tests, where there is a card.
+
+use std::sync::Arc;
+
+use ds4_model::{Model, Numerics};
+use ds4_wgpu::{Api, WgpuBackend, WgpuError, WgpuOptions};
+
+/// The variable that makes a missing card a failure: set where one must be there.
+const REQUIRED: &str = "DS4_TEST_GPU";
+
+/// A backend on this machine's card. Without one the test says so and has nothing to do, unless a card is required.
+pub fn backend(model: &Arc<Model>, numerics: Numerics, subgroups: bool) -> Option<WgpuBackend> {
+    let options = WgpuOptions { api: Api::Any, numerics, subgroups, progress: &mut |_| {} };
+    match WgpuBackend::new(Arc::clone(model), options) {
+        Ok(backend) => Some(backend),
+        Err(error @ WgpuError::NoAdapter { .. }) if std::env::var_os(REQUIRED).is_none() => {
+            eprintln!("skipped: {error}");
+            None
+        }
+        Err(error) => panic!("{error}"),
+    }
+}
