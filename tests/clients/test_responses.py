@@ -4,6 +4,7 @@ import json
 
 import openai
 import pytest
+from pydantic import BaseModel
 
 from conftest import CONTEXT, MODEL
 
@@ -20,10 +21,17 @@ WRITE = {
 }
 
 
-def ask(client, text, **options):
+class Person(BaseModel):
+    """A form that every answer of this kind can take, however small the model."""
+
+    name: str
+    is_adult: bool
+
+
+def ask(client, asked, **options):
     options.setdefault("reasoning", {"effort": "none"})
     options.setdefault("temperature", 0)
-    return client.responses.create(model=MODEL, input=text, **options)
+    return client.responses.create(model=MODEL, input=asked, **options)
 
 
 def test_answer(openai_client):
@@ -129,6 +137,34 @@ def test_custom_and_namespaced_tools(openai_client):
     )
     call = answer.output[-1]
     assert (call.type, call.name, call.namespace) == ("function_call", "write", "files")
+
+
+def test_structured_output(openai_client):
+    answer = openai_client.responses.parse(
+        model=MODEL, input="Ann is 30.", text_format=Person, max_output_tokens=500, reasoning={"effort": "none"}
+    )
+    if answer.status == "completed":
+        assert isinstance(answer.output_parsed, Person)
+    else:
+        # A string without an end; what there is of it is JSON so far.
+        assert answer.output_text.startswith("{")
+
+
+def test_strict_tool(openai_client):
+    tool = openai.pydantic_function_tool(Person)["function"]
+    tools = [{"type": "function", **tool}]
+    answer = ask(openai_client, "Ann is 30.", tools=tools, tool_choice="required", max_output_tokens=500)
+    call = answer.output[-1]
+    assert call.name == "Person"
+    if call.status == "completed":
+        assert set(json.loads(call.arguments)) == {"name", "is_adult"}
+
+
+def test_refused_schema(openai_client):
+    schema = {"type": "object", "not": {"required": ["a"]}}
+    with pytest.raises(openai.BadRequestError) as error:
+        ask(openai_client, "x", text={"format": {"type": "json_schema", "name": "x", "schema": schema, "strict": True}})
+    assert error.value.code == "unsupported_value" and error.value.param == "text.format"
 
 
 def test_cut(openai_client):
