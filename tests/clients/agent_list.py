@@ -7,7 +7,7 @@ and is told to do the tasks of agent_tasks.py. `write` is the call of its own to
 import json
 import os
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Callable
 
@@ -117,6 +117,17 @@ CODEX = Agent(
 )
 
 
+PATCH = "*** Begin Patch\n*** Add File: hello.txt\n+hi\n*** End Patch\n"
+
+# With a name of a model that it knows, Codex has files edited by a free-form tool with a grammar.
+CODEX_PATCHING = replace(
+    CODEX,
+    name="Codex, free-form tool",
+    arguments=lambda task: CODEX.arguments(task)[:-1] + ["--model", "gpt-5.5", task],
+    write=lambda folder: ("apply_patch", {"input": PATCH}),
+)
+
+
 def opencode(api, npm):
     """opencode speaks every API by a library that its configuration names."""
 
@@ -146,6 +157,7 @@ AGENTS = [
     pi("chat", "openai-completions"),
     pi("responses", "openai-responses"),
     CODEX,
+    CODEX_PATCHING,
     opencode("responses", "@ai-sdk/openai"),
     opencode("chat", "@ai-sdk/openai-compatible"),
     opencode("messages", "@ai-sdk/anthropic"),
