@@ -35,6 +35,10 @@ impl<'a> Object<'a> {
 
     /// A field; `None` if it is absent or null.
     pub fn get(&self, name: &str) -> Option<Field<'a>> {
+        #[cfg(test)]
+        if self.path.is_empty() {
+            ASKED.with_borrow_mut(|asked| asked.insert(name.to_owned()));
+        }
         let index = self.entries.iter().position(|(key, _)| key == name)?;
         if let Some(read) = self.read.borrow_mut().get_mut(index) {
             *read = true;
@@ -75,6 +79,20 @@ impl<'a> Object<'a> {
         let entries = self.entries.iter().zip(read.iter());
         entries.filter(|(_, read)| !**read).map(|((name, _), _)| self.path_of(name)).collect()
     }
+}
+
+#[cfg(test)]
+thread_local! {
+    /// Fields of requests themselves that were asked for on this thread.
+    static ASKED: RefCell<std::collections::BTreeSet<String>> = const { RefCell::new(std::collections::BTreeSet::new()) };
+}
+
+/// Which fields of requests themselves `read` asks for, so that tests can compare them with what is documented.
+#[cfg(test)]
+pub(crate) fn asked<T>(read: impl FnOnce() -> T) -> (std::collections::BTreeSet<String>, T) {
+    ASKED.take();
+    let done = read();
+    (ASKED.take(), done)
 }
 
 /// A value with its path. It is not null.

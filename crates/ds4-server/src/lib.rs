@@ -47,6 +47,7 @@ mod messages;
 mod metrics;
 mod models;
 mod openai;
+mod openapi;
 mod page;
 mod paths;
 mod replay;

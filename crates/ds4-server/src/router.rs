@@ -15,6 +15,7 @@ pub fn router(state: AppState) -> Router {
     Router::new()
         .merge(crate::admin::routes())
         .merge(crate::models::routes())
+        .merge(crate::openapi::routes())
         .merge(crate::page::routes())
         .merge(crate::chat::routes())
         .merge(crate::completions::routes())

@@ -1,7 +1,7 @@
 //! `POST /v1/chat/completions`.
 
 mod messages;
-mod request;
+pub(crate) mod request;
 mod response;
 mod stream;
 

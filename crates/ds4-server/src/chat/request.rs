@@ -33,7 +33,7 @@ pub struct ChatRequest {
 }
 
 /// Fields that are known and have no effect on a server of one's own.
-const WITHOUT_EFFECT: [&str; 10] = [
+pub(crate) const WITHOUT_EFFECT: [&str; 10] = [
     "prediction",
     "store",
     "metadata",

@@ -1,6 +1,6 @@
 //! `POST /v1/completions`: raw text, continued.
 
-mod request;
+pub(crate) mod request;
 mod response;
 
 use axum::Router;

@@ -2,7 +2,7 @@
 
 mod blocks;
 mod history;
-mod request;
+pub(crate) mod request;
 mod response;
 mod stream;
 mod tools;

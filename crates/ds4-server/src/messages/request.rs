@@ -13,7 +13,7 @@ use crate::generation::{ChatPrompt, GenerationRequest, PromptSource, Strict};
 use crate::request_fields::{MAX_TOKENS, ThinkingFields, sampling, stop, thinking};
 
 /// Fields that are known and have no effect on a server of one's own.
-const WITHOUT_EFFECT: [&str; 12] = [
+pub(crate) const WITHOUT_EFFECT: [&str; 12] = [
     "metadata",
     "service_tier",
     "container",

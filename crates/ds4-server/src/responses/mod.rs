@@ -4,7 +4,7 @@ mod custom_input;
 mod input;
 mod kept;
 mod output;
-mod request;
+pub(crate) mod request;
 mod response;
 mod sealed;
 mod store;

@@ -65,7 +65,7 @@ pub struct Context<'s> {
 }
 
 /// Fields that are known and have no effect on a server of one's own.
-const WITHOUT_EFFECT: [&str; 9] = [
+pub(crate) const WITHOUT_EFFECT: [&str; 9] = [
     "user",
     "service_tier",
     "prompt_cache_key",
@@ -354,6 +354,12 @@ pub fn plain(json: &Json) -> Value {
     }
 }
 
+/// Somewhere to read requests, for tests.
+#[cfg(test)]
+pub(crate) fn with_context<T>(test: impl FnOnce(Context<'_>) -> T) -> T {
+    test(Context { config: &ServerConfig::default(), store: &ResponseStore::new(1, 1 << 20), seal: &Seal::new(&[]) })
+}
+
 #[cfg(test)]
 mod tests {
     use ds4_chat::render::{Profile, RenderOptions, render};
@@ -361,9 +367,7 @@ mod tests {
     use super::*;
 
     fn read(body: &Json) -> Result<ResponsesRequest, ApiError> {
-        let context =
-            Context { config: &ServerConfig::default(), store: &ResponseStore::new(1, 1 << 20), seal: &Seal::new(&[]) };
-        ResponsesRequest::read(body, context)
+        with_context(|context| ResponsesRequest::read(body, context))
     }
 
     fn prompt_of(body: &Json) -> Result<String, ApiError> {
