@@ -4,6 +4,8 @@
 
 #[cfg(target_arch = "x86_64")]
 pub(super) mod avx512;
+#[cfg(target_arch = "x86_64")]
+pub(in super::super) mod vbmi;
 
 use super::super::tile::{ROWS, TileMut};
 use super::f16_at;

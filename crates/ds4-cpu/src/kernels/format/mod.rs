@@ -2,7 +2,7 @@
 
 #[cfg(target_arch = "x86_64")]
 mod avx512;
-mod iq2_xxs;
+pub(super) mod iq2_xxs;
 mod mxfp4;
 mod q2_k;
 mod q4_k;
@@ -42,15 +42,16 @@ pub(crate) fn load_tile(isa: Isa, ty: TensorType, rows: &[&[u8]; ROWS], tile: Ti
     match isa.kind() {
         #[cfg(target_arch = "x86_64")]
         Kind::Avx512 => {
-            let load_tile = match ty {
+            let load_tile: unsafe fn(&[&[u8]; ROWS], TileMut<'_>) = match ty {
                 TensorType::Q8_0 => q8_0::avx512::load_tile,
                 TensorType::Q2_K => q2_k::avx512::load_tile,
                 TensorType::Q4_K => q4_k::avx512::load_tile,
+                TensorType::IQ2_XXS if iq2_xxs::vbmi::is_offered() => iq2_xxs::vbmi::load_tile,
                 TensorType::IQ2_XXS => iq2_xxs::avx512::load_tile,
                 TensorType::MXFP4 => mxfp4::avx512::load_tile,
                 TensorType::F32 | TensorType::F16 | TensorType::BF16 | TensorType::I32 => no_product(ty),
             };
-            // SAFETY: an `Isa` exists only where the processor offers its instructions.
+            // SAFETY: an `Isa` exists only where the processor offers its instructions; those beyond were asked for.
             unsafe { load_tile(rows, tile) }
         }
         _ => match ty {

@@ -8,10 +8,10 @@
 #![allow(clippy::needless_range_loop)]
 
 use super::super::activation::{GROUP, QuantizedRow};
+use super::super::format::iq2_xxs::vbmi::{BY_CODE, Grid, SIGN_BITS, WITH_PARITY, bytes_by};
 use super::super::prefetch::prefetch;
 use super::PREFETCH;
 use super::partial::{GROUPS, Partial, ROWS, floats, half_at, turned};
-use ds4_gguf::quant::iq2_xxs_grid::GRID;
 use std::arch::x86_64::*;
 
 const BLOCK_BYTES: usize = 66;
@@ -19,35 +19,6 @@ const BLOCK_BYTES: usize = 66;
 const CODES: usize = 2;
 /// Elements per block.
 const BLOCK: usize = 256;
-/// The magnitudes that two bits stand for; the fourth does not occur.
-const MAGNITUDES: [u8; 4] = [8, 25, 43, 0];
-
-/// [`GRID`] with two bits per magnitude, the first lowest: the lower bytes of the 256 rows, then the upper ones.
-static PACKED: [[u8; 64]; 8] = packed();
-
-const fn packed() -> [[u8; 64]; 8] {
-    let mut packed = [[0; 64]; 8];
-    let mut row = 0;
-    while row < 256 {
-        let mut k = 0;
-        while k < 8 {
-            let mut code = 0;
-            while MAGNITUDES[code] != GRID[row][k] {
-                code += 1;
-            }
-            packed[k / 4 * 4 + row / 64][row % 64] |= (code as u8) << (2 * (k % 4));
-            k += 1;
-        }
-        row += 1;
-    }
-    packed
-}
-
-/// Whether the processor has the instructions this needs beyond those of the AVX-512 set (Ice Lake and Zen 4 do).
-pub(super) fn is_offered() -> bool {
-    is_x86_feature_detected!("avx512vbmi") && is_x86_feature_detected!("gfni")
-}
-
 /// See [`super::Kernel`]: the first octets of a block's eight groups, then the second ones, and so on.
 pub(super) fn arrange(q: &[i8], to: &mut [i8]) {
     for (q, to) in q.as_chunks::<BLOCK>().0.iter().zip(to.as_chunks_mut::<BLOCK>().0) {
@@ -58,38 +29,18 @@ pub(super) fn arrange(q: &[i8], to: &mut [i8]) {
     }
 }
 
-/// The 64 bytes of a register, from a rule for byte `i`.
-macro_rules! register {
-    ($i:ident => $rule:expr) => {{
-        let mut bytes = [0u8; 64];
-        let mut $i = 0;
-        while $i < 64 {
-            bytes[$i] = ($rule) as u8;
-            $i += 1;
-        }
-        bytes
-    }};
-}
-
 /// Which byte of the groups of two blocks (the second from 64 on) is the index in byte `i`: in every sixteen bytes, two
 /// groups of the first block, then two of the second.
-static INDICES: [u8; 64] = register!(i => i % 16 / 8 * 64 + i / 16 * 16 + i % 8 / 4 * 8 + i % 4);
+static INDICES: [u8; 64] = bytes_by!(i => i % 16 / 8 * 64 + i / 16 * 16 + i % 8 / 4 * 8 + i % 4);
 /// For octet `o`: where the bits of element `i % 8` begin in the four words of a group.
 static CODE_BITS: [[u8; 64]; 4] = [
-    register!(i => 2 * (i % 8)),
-    register!(i => 16 + 2 * (i % 8)),
-    register!(i => 32 + 2 * (i % 8)),
-    register!(i => 48 + 2 * (i % 8)),
+    bytes_by!(i => 2 * (i % 8)),
+    bytes_by!(i => 16 + 2 * (i % 8)),
+    bytes_by!(i => 32 + 2 * (i % 8)),
+    bytes_by!(i => 48 + 2 * (i % 8)),
 ];
-/// The magnitude that the lowest two bits stand for.
-static BY_CODE: [u8; 64] = register!(i => MAGNITUDES[i % 4]);
-/// Where the sign codes of two groups, 32 bits each, begin.
-static SIGN_BITS: [u8; 64] = register!(i => i % 8 / 4 * 32 + 7 * (i % 4));
 /// Octet by octet (first those of the first block) instead of group by group.
-static BY_OCTET: [u8; 64] = register!(i => 8 * (i % 8) + i / 8);
-/// A matrix over bits: keeps the lower seven, and makes the eighth the parity of these.
-const WITH_PARITY: i64 = 0x0102_0408_1020_407f;
-
+static BY_OCTET: [u8; 64] = bytes_by!(i => 8 * (i % 8) + i / 8);
 /// See [`super::Kernel`]. Leaves 16 times the sum of every group plus its 4-bit scale, and the scale of every block.
 ///
 /// # Safety
@@ -120,7 +71,7 @@ pub(super) unsafe fn row(weights: &[u8], x: QuantizedRow<'_>, row: usize, partia
 
 /// The tables in registers.
 struct Constants {
-    tables: [__m512i; 8],
+    grid: Grid,
     indices: __m512i,
     code_bits: [__m512i; 4],
     by_code: __m512i,
@@ -135,16 +86,7 @@ impl Constants {
         // SAFETY: 64 bytes; the load needs no alignment.
         let bytes = |bytes: &[u8; 64]| unsafe { _mm512_loadu_si512(bytes.as_ptr().cast()) };
         Constants {
-            tables: [
-                bytes(&PACKED[0]),
-                bytes(&PACKED[1]),
-                bytes(&PACKED[2]),
-                bytes(&PACKED[3]),
-                bytes(&PACKED[4]),
-                bytes(&PACKED[5]),
-                bytes(&PACKED[6]),
-                bytes(&PACKED[7]),
-            ],
+            grid: Grid::load(),
             indices: bytes(&INDICES),
             code_bits: [bytes(&CODE_BITS[0]), bytes(&CODE_BITS[1]), bytes(&CODE_BITS[2]), bytes(&CODE_BITS[3])],
             by_code: bytes(&BY_CODE),
@@ -162,20 +104,8 @@ impl Constants {
     unsafe fn sums(&self, groups: [*const u8; 2], x: [*const i8; 2]) -> __m512i {
         // SAFETY: the caller's promise; the loads need no alignment.
         let groups = unsafe { [_mm512_loadu_si512(groups[0].cast()), _mm512_loadu_si512(groups[1].cast())] };
-        // Seven bits of an index choose a byte in a pair of registers, the eighth the pair.
         let index = _mm512_permutex2var_epi8(groups[0], self.indices, groups[1]);
-        let upper = _mm512_movepi8_mask(index);
-        let [t0, t1, t2, t3, t4, t5, t6, t7] = self.tables;
-        let low = _mm512_mask_blend_epi8(
-            upper,
-            _mm512_permutex2var_epi8(t0, index, t1),
-            _mm512_permutex2var_epi8(t2, index, t3),
-        );
-        let high = _mm512_mask_blend_epi8(
-            upper,
-            _mm512_permutex2var_epi8(t4, index, t5),
-            _mm512_permutex2var_epi8(t6, index, t7),
-        );
+        let (low, high) = (self.grid.look_up(index, 0), self.grid.look_up(index, 4));
         // A group's four words in every 64 bits.
         let words = [_mm512_unpacklo_epi8(low, high), _mm512_unpackhi_epi8(low, high)];
         // A bit per element, 64 for each octet of a block's eight groups.

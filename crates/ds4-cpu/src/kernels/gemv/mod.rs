@@ -55,7 +55,7 @@ fn kernel(isa: Isa, ty: TensorType) -> Option<Kernel> {
     match ty {
         TensorType::Q8_0 => Some(Kernel { arrange: q8_0::arrange, row: q8_0::row, finish: q8_0::finish }),
         TensorType::Q2_K => Some(Kernel { arrange: q2_k::arrange, row: q2_k::row, finish: q2_k::finish }),
-        TensorType::IQ2_XXS if iq2_xxs::is_offered() => {
+        TensorType::IQ2_XXS if super::format::iq2_xxs::vbmi::is_offered() => {
             Some(Kernel { arrange: iq2_xxs::arrange, row: iq2_xxs::row, finish: iq2_xxs::finish })
         }
         _ => None,
