@@ -1,18 +1,19 @@
 //! Attention over the window and compressed rows.
 
 use std::cell::RefCell;
+use std::ops::Range;
 
 use ds4_model::rope::rotate_back;
-use ds4_model::{Rows, Sequence, Span};
+use ds4_model::{Rows, Sequence};
 
 use super::CpuBackend;
-use super::select::per_head;
+use super::cached::decode_kv;
 use super::workspace::Angle;
-use crate::kernels::{Isa, SharedOut, math};
+use crate::kernels::{self, Isa, Matrix, OutCols, SharedOut, math, matmul_f32};
 
 /// Heads that one task computes when rows alone would not occupy the threads.
 const HEADS: usize = 8;
-/// Keys that one task decodes then.
+/// Keys that one task decodes.
 const KEYS: usize = 32;
 
 thread_local! {
@@ -20,151 +21,170 @@ thread_local! {
     static SCRATCH: RefCell<(Vec<f32>, Vec<f32>)> = RefCell::default();
 }
 
-/// A row of the batch and the keys that it sees.
+/// A row of the batch and the keys that it sees: window rows, then compressed rows, both ascending.
 struct Seen<'a> {
     row: usize,
-    position: usize,
-    span: &'a Span,
     sequence: &'a Sequence,
-    /// First window position.
-    first: usize,
-    /// Compressed rows, all visible ones or those selected.
+    /// Window keys, as rows of the shared keys.
+    window: Range<usize>,
     compressed: Compressed<'a>,
 }
 
 enum Compressed<'a> {
-    All(usize),
-    Selected(&'a [u32]),
+    /// Rows of the shared keys.
+    Shared(Range<usize>),
+    /// Rows of the cache, which the task decodes for itself.
+    Own(&'a [u32]),
 }
 
-impl Seen<'_> {
-    fn window(&self) -> usize {
-        self.position + 1 - self.first
-    }
+/// One row of the keys that the rows of a batch share: where it comes from.
+#[derive(Clone, Copy)]
+enum Key<'a> {
+    /// A row of the batch. These are not in the ring yet; they would displace rows that others still need.
+    Batch(usize),
+    /// Position in the window ring.
+    Window(&'a Sequence, usize),
+    /// Compressed row.
+    Compressed(&'a Sequence, usize),
+}
 
-    /// Number of keys: window rows, then compressed rows, both ascending.
-    fn keys(&self) -> usize {
-        self.window()
-            + match self.compressed {
-                Compressed::All(n) => n,
-                Compressed::Selected(rows) => rows.len(),
-            }
-    }
+/// The keys of a batch: those that rows share are decoded once.
+struct Keys<'a> {
+    shared: Vec<Key<'a>>,
+    seen: Vec<Seen<'a>>,
 }
 
 impl CpuBackend {
     pub(super) fn attend_rows(&mut self, layer: usize, rows: &Rows, sequences: &mut [&mut Sequence]) {
         let config = self.model.config();
-        let (heads, dim, ratio) = (config.n_head, config.head_dim, config.ratios[layer]);
+        let (heads, dim) = (config.n_head, config.head_dim);
         let mut attended = std::mem::take(&mut self.work.attended);
-        let seen: Vec<Seen> = rows
-            .spans()
-            .iter()
-            .flat_map(|span| span.rows().map(move |(row, position)| (span, row, position)))
-            .map(|(span, row, position)| Seen {
-                row,
-                position,
-                span,
-                sequence: sequences[span.sequence],
-                first: (position + 1).saturating_sub(config.window),
-                compressed: match &self.work.selection[row] {
-                    Some(chosen) => Compressed::Selected(chosen),
-                    None => Compressed::All((position + 1).checked_div(ratio).unwrap_or(0)),
-                },
-            })
-            .collect();
-
-        if seen.len() >= 2 * self.pool.threads() {
-            let out = SharedOut::new(&mut attended, heads * dim);
-            self.pool.run(seen.len(), |i| {
-                // SAFETY: task i writes the row of `seen[i]` only.
-                let mut out = unsafe { out.columns(0..heads * dim) };
-                SCRATCH.with_borrow_mut(|(keys, weights)| {
-                    keys.resize(seen[i].keys() * dim, 0.0);
-                    self.decode_keys(layer, &seen[i], 0, keys);
-                    self.attend_heads(layer, &seen[i], 0, keys, weights, out.row_mut(seen[i].row));
-                });
-            });
-        } else {
-            let mut keys = Vec::new();
-            for seen in &seen {
-                keys.resize(seen.keys() * dim, 0.0);
-                let shared = SharedOut::new(&mut keys, dim);
-                self.pool.run(seen.keys().div_ceil(KEYS), |task| {
-                    // SAFETY: task i writes keys i * KEYS.. only.
-                    let mut out = unsafe { shared.columns(0..dim) };
-                    for k in task * KEYS..((task + 1) * KEYS).min(seen.keys()) {
-                        self.decode_keys(layer, seen, k, out.row_mut(k));
+        let mut keys = std::mem::take(&mut self.work.keys);
+        let sequences: Vec<&Sequence> = sequences.iter().map(|sequence| &**sequence).collect();
+        // With enough rows each is a task; else the keys and heads of each are divided.
+        let many = rows.len() >= 2 * self.pool.threads();
+        let plan = self.plan_keys(layer, rows, &sequences, many);
+        keys.resize(plan.shared.len() * dim, 0.0);
+        let shared = SharedOut::new(&mut keys, dim);
+        self.pool.run(plan.shared.len().div_ceil(KEYS), |task| {
+            // SAFETY: task i writes keys i * KEYS.. only.
+            let mut out = unsafe { shared.columns(0..dim) };
+            for k in task * KEYS..((task + 1) * KEYS).min(plan.shared.len()) {
+                self.load_key(layer, plan.shared[k], out.row_mut(k));
+            }
+        });
+        let group = if many { heads } else { HEADS };
+        let pieces = heads.div_ceil(group);
+        let out = SharedOut::new(&mut attended, heads * dim);
+        self.pool.run(plan.seen.len() * pieces, |task| {
+            let (seen, first) = (&plan.seen[task / pieces], task % pieces * group);
+            let range = first..(first + group).min(heads);
+            // SAFETY: tasks have disjoint heads, or write the rows of different `seen`.
+            let mut out = unsafe { out.columns(range.start * dim..range.end * dim) };
+            SCRATCH.with_borrow_mut(|(own, weights)| {
+                let compressed = match &seen.compressed {
+                    Compressed::Shared(range) => &keys[range.start * dim..range.end * dim],
+                    Compressed::Own(chosen) => {
+                        own.resize(chosen.len() * dim, 0.0);
+                        for (key, &k) in own.chunks_exact_mut(dim).zip(*chosen) {
+                            self.load_key(layer, Key::Compressed(seen.sequence, k as usize), key);
+                        }
+                        own.as_slice()
                     }
-                });
-                let out = SharedOut::new(&mut attended[seen.row * heads * dim..][..heads * dim], heads * dim);
-                self.pool.run(heads.div_ceil(HEADS), |task| {
-                    let range = task * HEADS..((task + 1) * HEADS).min(heads);
-                    // SAFETY: tasks have disjoint heads.
-                    let mut out = unsafe { out.columns(range.start * dim..range.end * dim) };
-                    SCRATCH.with_borrow_mut(|(_, weights)| {
-                        self.attend_heads(layer, seen, range.start, &keys, weights, out.row_mut(0));
-                    });
-                });
-            }
-        }
-        drop(seen);
-        self.work.attended = attended;
-    }
-
-    /// Decodes keys of a row from number `from` on, as many as `keys` [n, dim] has room for.
-    fn decode_keys(&self, layer: usize, seen: &Seen<'_>, from: usize, keys: &mut [f32]) {
-        let (dim, format) = (self.config().head_dim, self.layout.kv_row);
-        for (key, k) in keys.chunks_exact_mut(dim).zip(from..) {
-            let position = seen.first + k;
-            if k >= seen.window() {
-                let k = k - seen.window();
-                let row = match seen.compressed {
-                    Compressed::All(_) => k,
-                    Compressed::Selected(rows) => rows[k] as usize,
                 };
-                format.decode(seen.sequence.compressed_row(layer, row), key);
-            } else if position >= seen.span.first_position {
-                // Rows of this batch are not in the ring yet; they would displace rows that others still need.
-                let row = seen.span.first_row + position - seen.span.first_position;
-                key.copy_from_slice(&self.work.kv[row * dim..][..dim]);
-            } else {
-                format.decode(seen.sequence.window_row(layer, position), key);
+                let window = &keys[seen.window.start * dim..seen.window.end * dim];
+                self.attend_heads(layer, seen.row, first, [window, compressed], weights, out.row_mut(seen.row));
+            });
+        });
+        drop(plan);
+        (self.work.attended, self.work.keys) = (attended, keys);
+    }
+
+    /// What every row of the batch sees. Rows that chose compressed rows decode them for themselves if `own`: with many rows,
+    /// all their choices at once would be large.
+    fn plan_keys<'a>(&'a self, layer: usize, rows: &'a Rows, sequences: &[&'a Sequence], own: bool) -> Keys<'a> {
+        let config = self.model.config();
+        let ratio = config.ratios[layer];
+        let mut keys = Keys { shared: Vec::new(), seen: Vec::with_capacity(rows.len()) };
+        for span in rows.spans() {
+            let sequence = sequences[span.sequence];
+            let first = window_start(span.first_position, config.window);
+            let window = keys.shared.len();
+            keys.shared.extend((first..span.first_position).map(|position| Key::Window(sequence, position)));
+            keys.shared.extend(span.rows().map(|(row, _)| Key::Batch(row)));
+            let visible = |position: usize| (position + 1).checked_div(ratio).unwrap_or(0);
+            let all = keys.shared.len();
+            let shared = span.rows().filter(|&(row, _)| self.work.selection[row].is_none());
+            let most = shared.map(|(_, position)| visible(position)).max().unwrap_or(0);
+            keys.shared.extend((0..most).map(|k| Key::Compressed(sequence, k)));
+            for (row, position) in span.rows() {
+                let compressed = match &self.work.selection[row] {
+                    None => Compressed::Shared(all..all + visible(position)),
+                    Some(chosen) if own => Compressed::Own(chosen),
+                    Some(chosen) => {
+                        let from = keys.shared.len();
+                        keys.shared.extend(chosen.iter().map(|&k| Key::Compressed(sequence, k as usize)));
+                        Compressed::Shared(from..keys.shared.len())
+                    }
+                };
+                let window = window + window_start(position, config.window) - first..window + position + 1 - first;
+                keys.seen.push(Seen { row, sequence, window, compressed });
             }
+        }
+        keys
+    }
+
+    fn load_key(&self, layer: usize, key: Key<'_>, out: &mut [f32]) {
+        let format = self.layout.kv_row;
+        match key {
+            Key::Batch(row) => out.copy_from_slice(&self.work.kv[row * out.len()..][..out.len()]),
+            Key::Window(sequence, position) => decode_kv(self.isa, format, sequence.window_row(layer, position), out),
+            Key::Compressed(sequence, k) => decode_kv(self.isa, format, sequence.compressed_row(layer, k), out),
         }
     }
 
-    /// Attention of the heads from `first` on, as many as `out` [heads, dim] has room for.
+    /// Attention of the heads from `first` on, as many as `out` [heads, dim] has room for, over `keys`, each part [n, dim].
     fn attend_heads(
         &self,
         layer: usize,
-        seen: &Seen<'_>,
+        row: usize,
         first: usize,
-        keys: &[f32],
+        keys: [&[f32]; 2],
         weights: &mut Vec<f32>,
         out: &mut [f32],
     ) {
         let config = self.model.config();
         let dim = config.head_dim;
         let n_heads = out.len() / dim;
-        let query = &self.work.query[(seen.row * config.n_head + first) * dim..][..out.len()];
+        let query = &self.work.query[(row * config.n_head + first) * dim..][..out.len()];
         let pairs = config.rope_dim / 2;
-        let angles: &[Angle] = &self.work.angles[usize::from(config.ratios[layer] != 0)][seen.row * pairs..][..pairs];
-        let n = seen.keys();
+        let angles: &[Angle] = &self.work.angles[usize::from(config.ratios[layer] != 0)][row * pairs..][..pairs];
+        let [n_window, n_compressed] = keys.map(|keys| keys.len() / dim);
+        let n = n_window + n_compressed;
         weights.resize(n_heads * n, 0.0);
-        per_head(self.isa, keys, query, dim, weights);
+        for (keys, columns) in keys.into_iter().zip([0..n_window, n_window..n]) {
+            let scores = &mut OutCols::of(weights, n, columns);
+            matmul_f32(self.isa, &Matrix::from_f32(keys, dim), 0..keys.len() / dim, query, kernels::Rows::All, scores);
+        }
         let scale = (dim as f32).sqrt().recip();
         out.fill(0.0);
         let mut totals = Vec::with_capacity(n_heads);
         for (weights, &sink) in weights.chunks_exact_mut(n).zip(&self.model.layers[layer].sinks[first..]) {
             totals.push(softmax_with_sink(self.isa, weights, scale, sink));
         }
-        math::weighted_sum(self.isa, weights, n, keys, dim, out);
+        // Sums that are begun over the window continue over the compressed rows.
+        math::weighted_sum(self.isa, weights, n, keys[0], dim, out);
+        math::weighted_sum(self.isa, &weights[n_window..], n, keys[1], dim, out);
         for (head, total) in out.chunks_exact_mut(dim).zip(totals) {
             math::scale(self.isa, total.recip(), head);
             rotate_back(head, angles);
         }
     }
+}
+
+/// The first window position that a token sees.
+fn window_start(position: usize, window: usize) -> usize {
+    (position + 1).saturating_sub(window)
 }
 
 /// Turns scores into `e^(scale * score - max)` and returns the sum, the sink's share included.

@@ -54,8 +54,9 @@ impl CpuBackend {
         }
         let shared = config.n_expert;
         (0..n).for_each(|row| groups[shared].push(row, row * slots + used));
+        // The shared expert, which has every row, goes first: small pieces of work at the end let all threads end together.
         let active: Vec<(usize, &Group)> =
-            groups.iter().enumerate().filter(|(_, group)| !group.rows.is_empty()).collect();
+            groups.iter().enumerate().rev().filter(|(_, group)| !group.rows.is_empty()).collect();
         let pick = |expert: usize, routed, shared_tensor| {
             if expert == shared { matrix(model, shared_tensor, 0) } else { matrix(model, routed, expert) }
         };

@@ -7,9 +7,6 @@ use super::linear::{self, Operand, Product, matrix, uses_int8};
 use super::norm::{rms_factor, rms_norm};
 use crate::kernels::{self, SharedOut, math};
 
-/// Columns that one task of an elementwise operation takes, where rows alone would not occupy the threads.
-const COLUMNS: usize = 1024;
-
 impl CpuBackend {
     pub(super) fn mix_streams(&mut self, layer: usize, sublayer: Sublayer) {
         let model = &*self.model;
@@ -59,23 +56,12 @@ impl CpuBackend {
         let (hc, n_embd, isa) = (self.config().hc, self.config().n_embd, self.isa);
         let work = &mut self.work;
         let (post, comb, output) = (&work.post, &work.comb, &work.output);
-        let streams = SharedOut::new(&mut work.streams, n_embd);
-        let pieces = n_embd.div_ceil(COLUMNS);
-        self.pool.run(work.rows * pieces, |task| {
-            let (row, first) = (task / pieces, task % pieces * COLUMNS);
-            let columns = first..(first + COLUMNS).min(n_embd);
-            // SAFETY: task (row, columns) touches these columns of the row's own streams only.
-            let mut streams = unsafe { streams.columns(columns.clone()) };
-            let y = &output[row * n_embd..][columns.clone()];
-            let old: Vec<f32> = (0..hc).flat_map(|j| streams.row_mut(row * hc + j).to_vec()).collect();
-            for k in 0..hc {
-                let merged = streams.row_mut(row * hc + k);
-                merged.copy_from_slice(y);
-                math::scale(isa, post[row * hc + k], merged);
-                for (j, old) in old.chunks_exact(columns.len()).enumerate() {
-                    math::axpy(isa, comb[(row * hc + j) * hc + k], old, merged);
-                }
-            }
+        let streams = SharedOut::new(&mut work.streams, hc * n_embd);
+        self.pool.run(work.rows, |row| {
+            // SAFETY: task `row` touches row `row` only.
+            let mut streams = unsafe { streams.columns(0..hc * n_embd) };
+            let (post, comb) = (&post[row * hc..][..hc], &comb[row * hc * hc..][..hc * hc]);
+            math::merge_streams(isa, &output[row * n_embd..][..n_embd], post, comb, streams.row_mut(row));
         });
     }
 

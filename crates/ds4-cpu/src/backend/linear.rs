@@ -35,6 +35,11 @@ impl Product<'_> {
         }
     }
 
+    /// What one output takes, in bytes read from memory in the same time: its weights, and a byte per eight multiply-adds.
+    fn cost(&self) -> usize {
+        self.weight.row_bytes() + self.len() * self.weight.cols() / 8
+    }
+
     /// Outputs that a task takes together: what the kernels compute side by side; fewer where a matrix of few outputs
     /// meets one row, since all threads should read it.
     fn tile(&self) -> usize {
@@ -78,19 +83,20 @@ pub(super) fn run_all(pool: &Pool, isa: Isa, model: &Model, x: Operand<'_>, targ
     run(pool, isa, &products);
 }
 
-/// Runs all products, sharing the pool's threads among them by the bytes that each has to read.
+/// Runs all products, sharing the pool's threads among them by the time that each should take.
 pub(super) fn run(pool: &Pool, isa: Isa, products: &[Product<'_>]) {
     /// Fewer activation rows than this are not worth reading the weights once more.
     const ROWS: usize = 48;
-    let bytes = |p: &Product| p.weight.rows() * p.weight.row_bytes();
-    let total: usize = products.iter().map(bytes).sum();
+    /// A piece of less is done sooner than another thread has noticed it.
+    const LEAST: usize = 16 * 1024;
+    let total: usize = products.iter().map(|p| p.cost() * p.weight.rows()).sum();
     // Several pieces per thread let a thread that was interrupted fall behind without holding up the rest.
     let wanted = pool.threads() * 4;
-    let target = (total / wanted).max(16 * 1024);
+    let target = (total / wanted).max(LEAST);
     let mut columns: Vec<(usize, Range<usize>)> = Vec::new();
     for (i, product) in products.iter().enumerate() {
         let rows = product.weight.rows();
-        let piece = (target / product.weight.row_bytes()).max(1).next_multiple_of(product.tile());
+        let piece = (target / product.cost()).max(1).next_multiple_of(product.tile());
         columns.extend((0..rows).step_by(piece).map(|first| (i, first..(first + piece).min(rows))));
     }
     // Where columns alone do not occupy the threads, as with the few outputs of a hyper-connection, rows are cut too.

@@ -5,6 +5,7 @@
 //! cut, the batch or the number of threads (see [`kernels`](crate::kernels)).
 
 mod attend;
+mod cached;
 mod compress;
 mod experts;
 mod hyper;

@@ -35,6 +35,8 @@ pub(super) struct Workspace {
     pub selection: Vec<Option<Vec<u32>>>,
     /// Stored form of the batch's KV rows, [rows, bytes of a row].
     pub kv_stored: Vec<u8>,
+    /// Decoded keys that rows of the batch share, [keys, head_dim].
+    pub keys: Vec<f32>,
     /// Angles of each row for layers without and with compression, [rows, rope_dim / 2].
     pub angles: [Vec<Angle>; 2],
     /// Results of the hyper-connection projection, [rows, (2 + hc) * hc].

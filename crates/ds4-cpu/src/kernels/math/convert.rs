@@ -114,12 +114,11 @@ fn e2m1(code: u8) -> f32 {
     f32::from_bits((code & 8) << 28 | (code & 7) << 22) * f32::from_bits((127 + 126) << 23)
 }
 
-/// `2^(e - 127)`: an E8M0 number; 255 is its NaN.
+/// `2^(e - 127)`: an E8M0 number. 255, which no rounding leaves, is infinite here as in `ds4_model::rounding`.
 #[inline(always)]
 fn power_of_two(e: u8) -> f32 {
     match e {
         0 => f32::from_bits(0x0040_0000),
-        255 => f32::NAN,
         _ => f32::from_bits(u32::from(e) << 23),
     }
 }

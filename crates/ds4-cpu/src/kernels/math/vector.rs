@@ -62,6 +62,59 @@ fn mul_body(x: &[f32], y: &mut [f32]) {
     }
 }
 
+per_isa! {
+    /// Hyper-connection after a sublayer: every stream becomes its share of the output plus a mixture of all streams,
+    /// `S'[k] = post[k] y + sum_j comb[j][k] S[j]`, the streams `j` taken in order by fused multiply-add.
+    ///
+    /// - `y`: `[n]`
+    /// - `post`: `[hc]`, at most 16
+    /// - `comb`: `[hc, hc]`
+    /// - `streams`: `[hc, n]`
+    ///
+    /// # Panics
+    /// Shapes do not fit.
+    pub fn merge_streams(y: &[f32], post: &[f32], comb: &[f32], streams: &mut [f32]) = merge_streams_body
+}
+
+#[inline(always)]
+fn merge_streams_body(y: &[f32], post: &[f32], comb: &[f32], streams: &mut [f32]) {
+    let (n, hc) = (y.len(), post.len());
+    assert!(hc <= MAX_STREAMS && comb.len() == hc * hc && streams.len() == hc * n, "{hc} streams of {n} values");
+    match hc {
+        // The published number, so that all loops over streams are unrolled.
+        4 => merge_pieces(y, post, comb, streams, 4),
+        _ => merge_pieces(y, post, comb, streams, hc),
+    }
+}
+
+/// Most streams that are mixed.
+const MAX_STREAMS: usize = 16;
+/// Values of a stream that are held at a time.
+const PIECE: usize = 16;
+
+#[inline(always)]
+fn merge_pieces(y: &[f32], post: &[f32], comb: &[f32], streams: &mut [f32], hc: usize) {
+    let n = y.len();
+    for (i, y) in y.chunks(PIECE).enumerate() {
+        let at = i * PIECE;
+        let mut old = [[0.0f32; PIECE]; MAX_STREAMS];
+        let mut own = [0.0f32; PIECE];
+        own[..y.len()].copy_from_slice(y);
+        for j in 0..hc {
+            old[j][..y.len()].copy_from_slice(&streams[j * n + at..][..y.len()]);
+        }
+        for k in 0..hc {
+            let mut merged = own.map(|y| y * post[k]);
+            for j in 0..hc {
+                for (merged, old) in merged.iter_mut().zip(old[j]) {
+                    *merged = comb[j * hc + k].mul_add(old, *merged);
+                }
+            }
+            streams[k * n + at..][..y.len()].copy_from_slice(&merged[..y.len()]);
+        }
+    }
+}
+
 /// Heads that share one pass over the value rows.
 const HEADS: usize = 4;
 /// Channels kept in registers meanwhile.
