@@ -3,7 +3,7 @@
 #[cfg(target_arch = "x86_64")]
 mod avx512;
 pub(super) mod iq2_xxs;
-mod mxfp4;
+pub(super) mod mxfp4;
 mod q2_k;
 mod q4_k;
 mod q8_0;

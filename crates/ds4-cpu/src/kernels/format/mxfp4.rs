@@ -2,7 +2,7 @@
 //! halves, 16..32 in the high halves). Element = `2^(e - 127) * value`, here `2^(e - 128) * (2 * value)`.
 
 #[cfg(target_arch = "x86_64")]
-pub(super) mod avx512;
+pub(in super::super) mod avx512;
 
 use super::super::tile::{ROWS, TileMut};
 

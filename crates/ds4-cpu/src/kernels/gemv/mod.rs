@@ -10,8 +10,10 @@
 //! Written for AVX-512; elsewhere, and for formats without a file here, the tiles do the work.
 
 mod iq2_xxs;
+mod mxfp4;
 mod partial;
 mod q2_k;
+mod q4_k;
 mod q8_0;
 
 use super::activation::{GROUP, QuantizedRow};
@@ -54,6 +56,8 @@ fn kernel(isa: Isa, ty: TensorType) -> Option<Kernel> {
     }
     match ty {
         TensorType::Q8_0 => Some(Kernel { arrange: q8_0::arrange, row: q8_0::row, finish: q8_0::finish }),
+        TensorType::Q4_K => Some(Kernel { arrange: q4_k::arrange, row: q4_k::row, finish: q4_k::finish }),
+        TensorType::MXFP4 => Some(Kernel { arrange: mxfp4::arrange, row: mxfp4::row, finish: mxfp4::finish }),
         TensorType::Q2_K => Some(Kernel { arrange: q2_k::arrange, row: q2_k::row, finish: q2_k::finish }),
         TensorType::IQ2_XXS if super::format::iq2_xxs::vbmi::is_offered() => {
             Some(Kernel { arrange: iq2_xxs::arrange, row: iq2_xxs::row, finish: iq2_xxs::finish })

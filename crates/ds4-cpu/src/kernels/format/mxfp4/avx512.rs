@@ -6,7 +6,7 @@ use super::{BLOCK_BYTES, biased_value};
 use std::arch::x86_64::*;
 
 /// [`biased_value`] of the sixteen codes.
-static BIASED_VALUES: [u8; 16] = biased_values();
+pub(in super::super::super) static BIASED_VALUES: [u8; 16] = biased_values();
 
 const fn biased_values() -> [u8; 16] {
     let mut values = [0; 16];
@@ -39,7 +39,7 @@ pub(in super::super) fn load_tile(rows: &[&[u8]; ROWS], tile: TileMut<'_>) {
 /// [`super::scale`] of sixteen exponents.
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512vnni")]
 #[inline]
-fn scale(e: __m512i) -> __m512 {
+pub(in super::super::super) fn scale(e: __m512i) -> __m512 {
     let bits = _mm512_slli_epi32::<23>(_mm512_sub_epi32(e, _mm512_set1_epi32(1)));
     // Subnormal for 0 and 1: bit 21 or 22.
     let small = _mm512_sllv_epi32(_mm512_set1_epi32(0x0020_0000), e);
