@@ -130,10 +130,9 @@ fn norms_are_alike_everywhere_and_accurate() {
         let mean = x.iter().map(|&x| f64::from(x).powi(2)).sum::<f64>() / n as f64;
         let mut first: Option<[Vec<f32>; 2]> = None;
         for isa in Isa::available() {
-            let mut plain = vec![0.0; n];
-            math::rms_norm(isa, &x, None, 1e-6, &mut plain);
-            let mut weighted = vec![0.0; n];
-            math::rms_norm(isa, &x, Some(&weight), 1e-6, &mut weighted);
+            let (mut plain, mut weighted) = (x.clone(), x.clone());
+            math::rms_norm(isa, &mut plain, None, 1e-6);
+            math::rms_norm(isa, &mut weighted, Some(&weight), 1e-6);
             for i in 0..n {
                 let exact = f64::from(x[i]) / (mean + 1e-6).sqrt();
                 assert!((f64::from(plain[i]) - exact).abs() <= 1e-5 * exact.abs());
@@ -229,6 +228,27 @@ fn half_precision_numbers_decode_exactly() {
 }
 
 #[test]
+fn merged_streams_are_sums_in_the_order_of_the_streams() {
+    let mut random = Random::new(17);
+    for hc in [1, 2, 4, 5] {
+        for n in [1, 15, 16, 40] {
+            let (y, post) = (random.activations(n), random.activations(hc));
+            let (comb, streams) = (random.activations(hc * hc), random.activations(hc * n));
+            let merged = |k: usize, i: usize| {
+                (0..hc).fold(y[i] * post[k], |sum, j| comb[j * hc + k].mul_add(streams[j * n + i], sum))
+            };
+            let expected: Vec<u32> =
+                (0..hc).flat_map(|k| (0..n).map(move |i| (k, i))).map(|(k, i)| merged(k, i).to_bits()).collect();
+            for isa in Isa::available() {
+                let mut actual = streams.clone();
+                math::merge_streams(isa, &y, &post, &comb, &mut actual);
+                assert_eq!(bits(&actual), expected, "{hc} streams of {n} on {isa}");
+            }
+        }
+    }
+}
+
+#[test]
 fn fp8_rows_decode_exactly() {
     let codes: Vec<u8> = (0..=255).filter(|code| code & 0x7f != 0x7f).collect();
     let value = |code: u8| {
@@ -259,8 +279,7 @@ fn fp4_rows_decode_exactly() {
             let mut out = [0.0; 128];
             math::decode_fp4(isa, &codes, &[e; 4], &mut out);
             for (i, &out) in out.iter().enumerate() {
-                let byte = codes[i / 32 * 16 + i % 16];
-                let code = if i % 32 < 16 { byte & 15 } else { byte >> 4 };
+                let code = if i % 2 == 0 { codes[i / 2] & 15 } else { codes[i / 2] >> 4 };
                 let value = VALUES[usize::from(code & 7)] * if code < 8 { 1.0 } else { -1.0 };
                 assert_eq!(out, (value * 2f64.powi(i32::from(e) - 127)) as f32, "element {i} exponent {e} on {isa}");
             }

@@ -92,3 +92,36 @@ fn a_synthetic_file_is_sound_runs_and_is_the_same_each_time() {
         assert!(output.status.success(), "{}", text(&output.stderr));
     }
 }
+
+#[test]
+fn numbers_of_threads_are_measured_one_after_the_other() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let arguments = [
+        "bench",
+        "--synthetic",
+        "nano",
+        "--ctx",
+        "10",
+        "--gen",
+        "2",
+        "--scaling",
+        "2,1",
+        "--profile",
+        "--json",
+        "o.json",
+    ];
+    let output = ds4(&arguments, folder.path());
+    assert!(output.status.success(), "{}", text(&output.stderr));
+    let report: serde_json::Value =
+        serde_json::from_slice(&std::fs::read(folder.path().join("o.json")).expect("a file")).expect("JSON");
+    let scaling = report["scaling"].as_array().expect("a list");
+    assert_eq!(scaling.iter().map(|s| s["threads"].as_u64()).collect::<Vec<_>>(), [Some(2), Some(1)]);
+    assert!(scaling.iter().all(|s| s["decode"].as_f64() > Some(0.0) && s["prefill"].as_f64() > Some(0.0)));
+    // The other figures are those of the last.
+    assert!(report["device"].as_str().is_some_and(|device| device.contains("1 threads")), "{}", report["device"]);
+    let operations = report["points"][0]["operations"].as_array().expect("operations");
+    let named = |name: &str| operations.iter().find(|o| o["operation"] == name).unwrap_or_else(|| panic!("no {name}"));
+    assert!(named("moe")["prefill_ms"].as_f64() > Some(0.0) && named("head")["decode_ms"].as_f64() > Some(0.0));
+    let table = text(&output.stdout);
+    assert!(table.contains("bandwidth") && table.lines().any(|line| line.starts_with("attn_out")), "{table}");
+}

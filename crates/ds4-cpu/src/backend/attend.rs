@@ -9,7 +9,7 @@ use ds4_model::{Rows, Sequence};
 use super::CpuBackend;
 use super::cached::decode_kv;
 use super::workspace::Angle;
-use crate::kernels::{self, Isa, Matrix, OutCols, SharedOut, math, matmul_f32};
+use crate::kernels::{self, AlignedVec, Isa, Matrix, OutCols, SharedOut, math, matmul_f32};
 
 /// Heads that one task computes when rows alone would not occupy the threads.
 const HEADS: usize = 8;
@@ -18,7 +18,7 @@ const KEYS: usize = 32;
 
 thread_local! {
     /// Decoded keys of one row, and weights per head.
-    static SCRATCH: RefCell<(Vec<f32>, Vec<f32>)> = RefCell::default();
+    static SCRATCH: RefCell<(AlignedVec<f32>, Vec<f32>)> = RefCell::default();
 }
 
 /// A row of the batch and the keys that it sees: window rows, then compressed rows, both ascending.
@@ -64,8 +64,8 @@ impl CpuBackend {
         // With enough rows each is a task; else the keys and heads of each are divided.
         let many = rows.len() >= 2 * self.pool.threads();
         let plan = self.plan_keys(layer, rows, &sequences, many);
-        keys.resize(plan.shared.len() * dim, 0.0);
-        let shared = SharedOut::new(&mut keys, dim);
+        keys.resize(plan.shared.len() * dim);
+        let shared = SharedOut::new(keys.as_mut_slice(), dim);
         self.pool.run(plan.shared.len().div_ceil(KEYS), |task| {
             // SAFETY: task i writes keys i * KEYS.. only.
             let mut out = unsafe { shared.columns(0..dim) };
@@ -83,16 +83,16 @@ impl CpuBackend {
             let mut out = unsafe { out.columns(range.start * dim..range.end * dim) };
             SCRATCH.with_borrow_mut(|(own, weights)| {
                 let compressed = match &seen.compressed {
-                    Compressed::Shared(range) => &keys[range.start * dim..range.end * dim],
+                    Compressed::Shared(range) => &keys.as_slice()[range.start * dim..range.end * dim],
                     Compressed::Own(chosen) => {
-                        own.resize(chosen.len() * dim, 0.0);
-                        for (key, &k) in own.chunks_exact_mut(dim).zip(*chosen) {
+                        own.resize(chosen.len() * dim);
+                        for (key, &k) in own.as_mut_slice().chunks_exact_mut(dim).zip(*chosen) {
                             self.load_key(layer, Key::Compressed(seen.sequence, k as usize), key);
                         }
                         own.as_slice()
                     }
                 };
-                let window = &keys[seen.window.start * dim..seen.window.end * dim];
+                let window = &keys.as_slice()[seen.window.start * dim..seen.window.end * dim];
                 self.attend_heads(layer, seen.row, first, [window, compressed], weights, out.row_mut(seen.row));
             });
         });

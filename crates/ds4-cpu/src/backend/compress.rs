@@ -6,7 +6,6 @@ use ds4_model::state::{Compressor, Frontier};
 use ds4_model::{Rows, Sequence, Span};
 
 use super::CpuBackend;
-use super::norm::rms_norm;
 use crate::kernels::{Isa, SharedOut, math};
 
 impl CpuBackend {
@@ -25,7 +24,7 @@ impl CpuBackend {
                 // SAFETY: task `row` touches row `row` only.
                 let mut kv = unsafe { kv.columns(0..dim) };
                 let kv = kv.row_mut(row);
-                rms_norm(isa, kv, Some(norm), config.eps);
+                math::rms_norm(isa, kv, Some(norm), config.eps);
                 rotate(kv, &angles[row * pairs..][..pairs]);
             });
         }
@@ -91,7 +90,7 @@ impl CpuBackend {
         let frequencies = self.frequencies(layer);
         let mut angles = vec![(0.0, 0.0); frequencies.pairs()];
         for (window, row) in &mut closed {
-            rms_norm(self.isa, row, Some(features.norm), config.eps);
+            math::rms_norm(self.isa, row, Some(features.norm), config.eps);
             frequencies.angles(*window * ratio, &mut angles);
             rotate(row, &angles);
         }

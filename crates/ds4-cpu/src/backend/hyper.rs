@@ -4,7 +4,6 @@ use ds4_model::{Config, Rows, Sublayer};
 
 use super::CpuBackend;
 use super::linear::{self, Operand, Product, matrix, uses_int8};
-use super::norm::{rms_factor, rms_norm};
 use crate::kernels::{self, SharedOut, math};
 
 impl CpuBackend {
@@ -33,7 +32,7 @@ impl CpuBackend {
                 unsafe { (input.columns(0..n_embd), post.columns(0..hc), comb.columns(0..hc * hc)) };
             let (input, post, comb) = (input.row_mut(row), post.row_mut(row), comb.row_mut(row));
             let streams = &streams[row * hc * n_embd..][..hc * n_embd];
-            let factor = rms_factor(isa, streams, config.eps);
+            let factor = math::rms_factor(isa, streams, config.eps);
             let value = |i: usize, scale: usize| {
                 mixes[row * outputs + i] * factor * connection.scale[scale] + connection.base[i]
             };
@@ -48,7 +47,7 @@ impl CpuBackend {
             comb.iter_mut().enumerate().for_each(|(i, c)| *c = value(2 * hc + i, 2));
             sinkhorn(isa, comb, config);
             collapse(isa, streams, give, input);
-            rms_norm(isa, input, Some(norm), config.eps);
+            math::rms_norm(isa, input, Some(norm), config.eps);
         });
     }
 
@@ -90,14 +89,14 @@ impl CpuBackend {
             // SAFETY: task `slot` touches row `slot` only.
             let mut head = unsafe { head.columns(0..n_embd) };
             let streams = &streams[wanted[slot] * hc * n_embd..][..hc * n_embd];
-            let factor = rms_factor(isa, streams, config.eps);
+            let factor = math::rms_factor(isa, streams, config.eps);
             let mut give: Vec<f32> =
                 (0..hc).map(|i| mixes[slot * hc + i] * factor * parameters.scale[0] + parameters.base[i]).collect();
             math::sigmoid(isa, &mut give);
             give.iter_mut().for_each(|a| *a += config.hc_eps);
             let head = head.row_mut(slot);
             collapse(isa, streams, &give, head);
-            rms_norm(isa, head, Some(&model.output_norm), config.eps);
+            math::rms_norm(isa, head, Some(&model.output_norm), config.eps);
         });
         let int8 = uses_int8(self.numerics.compute, &model.output);
         if int8 {

@@ -10,7 +10,6 @@ mod compress;
 mod experts;
 mod hyper;
 mod linear;
-mod norm;
 mod projections;
 mod select;
 mod workspace;

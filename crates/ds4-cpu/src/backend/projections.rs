@@ -6,7 +6,6 @@ use ds4_model::rounding::round_index_row;
 
 use super::CpuBackend;
 use super::linear::{self, Operand, Product, matrix_rows, uses_int8};
-use super::norm::rms_norm;
 use crate::kernels::{Rows, SharedOut, math};
 
 /// Heads that one task normalizes and rotates.
@@ -55,7 +54,7 @@ impl CpuBackend {
             self.pool.run(work.rows, |row| {
                 // SAFETY: task `row` touches row `row` only.
                 let mut latent = unsafe { latent.columns(0..config.q_rank) };
-                rms_norm(isa, latent.row_mut(row), Some(&tensors.q_a_norm), config.eps);
+                math::rms_norm(isa, latent.row_mut(row), Some(&tensors.q_a_norm), config.eps);
             });
         }
         let mut targets = vec![(&tensors.q_b, work.query.as_mut_slice())];
@@ -91,7 +90,7 @@ impl CpuBackend {
                 for h in first..(first + HEADS).min(n_head) {
                     let head = heads.row_mut(row * n_head + h);
                     if attention {
-                        rms_norm(isa, head, None, config.eps);
+                        math::rms_norm(isa, head, None, config.eps);
                     }
                     rotate(head, angles);
                     if !attention && rounds {

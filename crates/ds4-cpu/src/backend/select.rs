@@ -5,6 +5,7 @@ use std::cell::RefCell;
 use ds4_model::{Rows, Sequence};
 
 use super::CpuBackend;
+use super::cached::decode_index;
 use crate::kernels::{self, Isa, Matrix, OutCols, SharedOut, math, matmul_f32};
 
 /// Indexer rows that one task scores.
@@ -78,7 +79,7 @@ impl CpuBackend {
             SCRATCH.with_borrow_mut(|(keys, products)| {
                 keys.resize((end - first) * dim, 0.0);
                 for (key, k) in keys.chunks_exact_mut(dim).zip(first..end) {
-                    format.decode(sequences[sequence].index_row(layer, k), key);
+                    decode_index(isa, format, sequences[sequence].index_row(layer, k), key);
                 }
                 products.resize(heads * (end - first), 0.0);
                 per_head(isa, keys, query, dim, products);
@@ -96,7 +97,7 @@ impl CpuBackend {
 }
 
 /// `out[head][key] = <query[head], keys[key]>`.
-pub(super) fn per_head(isa: Isa, keys: &[f32], query: &[f32], dim: usize, out: &mut [f32]) {
+fn per_head(isa: Isa, keys: &[f32], query: &[f32], dim: usize, out: &mut [f32]) {
     let n = keys.len() / dim;
     let keys = Matrix::from_f32(keys, dim);
     matmul_f32(isa, &keys, 0..n, query, kernels::Rows::All, &mut OutCols::whole(out, n));

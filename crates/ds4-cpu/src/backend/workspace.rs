@@ -3,7 +3,7 @@
 use ds4_model::rope::Frequencies;
 use ds4_model::{Buffer, Config, Rows};
 
-use crate::kernels::QuantizedRows;
+use crate::kernels::{AlignedVec, QuantizedRows};
 
 /// `(cos, sin)` of a rotary angle.
 pub(super) type Angle = (f32, f32);
@@ -36,7 +36,7 @@ pub(super) struct Workspace {
     /// Stored form of the batch's KV rows, [rows, bytes of a row].
     pub kv_stored: Vec<u8>,
     /// Decoded keys that rows of the batch share, [keys, head_dim].
-    pub keys: Vec<f32>,
+    pub keys: AlignedVec<f32>,
     /// Angles of each row for layers without and with compression, [rows, rope_dim / 2].
     pub angles: [Vec<Angle>; 2],
     /// Results of the hyper-connection projection, [rows, (2 + hc) * hc].

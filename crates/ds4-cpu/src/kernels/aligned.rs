@@ -19,6 +19,12 @@ pub(crate) struct AlignedVec<T> {
     of: PhantomData<T>,
 }
 
+impl<T: Pod> Default for AlignedVec<T> {
+    fn default() -> AlignedVec<T> {
+        AlignedVec::new()
+    }
+}
+
 impl<T: Pod> AlignedVec<T> {
     pub fn new() -> AlignedVec<T> {
         AlignedVec { lines: Vec::new(), len: 0, of: PhantomData }

@@ -34,6 +34,7 @@ mod prefetch;
 mod tile;
 
 pub use activation::QuantizedRows;
+pub(crate) use aligned::AlignedVec;
 pub use isa::{Isa, IsaError};
 pub use matmul_f32::{matmul_f32, matmul_f32_in};
 pub use matmul_i8::{matmul_i8, matmul_i8_in};

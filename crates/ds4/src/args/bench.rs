@@ -11,6 +11,7 @@ Examples:
   ds4 bench --synthetic v4-flash-q2 --alias    will the real model run well here? (needs 4 GB, no download)
   ds4 bench -m FILE --ctx 2048,8192 --gen 64   how fast is this file at these contexts?
   ds4 bench --profile                          where does the time go?
+  ds4 bench --scaling 1,2,4,8                  how many threads are worth using?
   ds4 bench --json results.json                the same figures for a program
 
 The roofline is what the memory allows: a decoded token has to read every weight it uses and its cache rows
@@ -41,6 +42,11 @@ pub struct BenchArgs {
     /// Below the table, say which operations the time went to (JSON always does)
     #[arg(long)]
     pub profile: bool,
+
+    /// Measure with each of these numbers of CPU threads, one after the other, and compare them
+    #[arg(long, value_name = "N,…", value_delimiter = ',', conflicts_with = "threads",
+          value_parser = clap::value_parser!(u16).range(1..=1024))]
+    pub scaling: Vec<u16>,
 
     /// Write JSON, to standard output in place of the table or to a file
     #[arg(long, value_name = "OUT", num_args = 0..=1, default_missing_value = "-")]

@@ -83,8 +83,8 @@ fn decode_fp8_body(codes: &[u8], exponents: &[u8], group: usize, out: &mut [f32]
 }
 
 per_isa! {
-    /// Decodes FP4 (E2M1) numbers that share a power of two per 32. A group of 32 is 16 bytes: elements 0..16 in
-    /// the low halves, 16..32 in the high halves. `out[i] = 2^(exponents[i / 32] - 127) * e2m1(code i)`.
+    /// Decodes FP4 (E2M1) numbers that share a power of two per 32, two to a byte, the first in the lower half:
+    /// `out[i] = 2^(exponents[i / 32] - 127) * e2m1(code i)`.
     ///
     /// # Panics
     /// `out.len()` is not a multiple of 32, or the other lengths do not fit it.
@@ -100,9 +100,13 @@ fn decode_fp4_body(codes: &[u8], exponents: &[u8], out: &mut [f32]) {
     let groups = codes.as_chunks::<16>().0.iter().zip(out.as_chunks_mut::<FP4_GROUP>().0);
     for ((codes, out), &e) in groups.zip(exponents) {
         let scale = power_of_two(e);
+        let (mut low, mut high) = ([0.0f32; 16], [0.0f32; 16]);
         for i in 0..16 {
-            out[i] = e2m1(codes[i] & 15) * scale;
-            out[i + 16] = e2m1(codes[i] >> 4) * scale;
+            low[i] = e2m1(codes[i] & 15) * scale;
+            high[i] = e2m1(codes[i] >> 4) * scale;
+        }
+        for i in 0..16 {
+            (out[2 * i], out[2 * i + 1]) = (low[i], high[i]);
         }
     }
 }

@@ -12,5 +12,5 @@ pub(crate) use convert::f16_bits_to_f32;
 pub use convert::{bf16_to_f32, decode_fp4, decode_fp8, f16_to_f32};
 pub use exp::{exp, exp_sum, sigmoid, silu, softplus, swiglu};
 pub(crate) use sum::add_lanes;
-pub use sum::{dot, max, rms_norm, sum, sum_of_squares};
+pub use sum::{dot, max, rms_factor, rms_norm, sum, sum_of_squares};
 pub use vector::{add, axpy, merge_streams, mul, scale, weighted_sum};

@@ -93,29 +93,31 @@ fn max_body(x: &[f32]) -> f32 {
 }
 
 per_isa! {
-    /// `out = x / sqrt(mean(x^2) + eps)`, times `weight` where there is one. All of one length.
-    ///
-    /// # Panics
-    /// Lengths differ.
-    pub fn rms_norm(x: &[f32], weight: Option<&[f32]>, eps: f32, out: &mut [f32]) = rms_norm_body
+    /// `1 / sqrt(mean(x^2) + eps)`.
+    pub fn rms_factor(x: &[f32], eps: f32) -> f32 = rms_factor_body
 }
 
 #[inline(always)]
-fn rms_norm_body(x: &[f32], weight: Option<&[f32]>, eps: f32, out: &mut [f32]) {
-    assert_eq!(x.len(), out.len(), "norm of a vector into one of different length");
-    let mean = sum_of_squares_body(x) / x.len() as f32;
-    let factor = 1.0 / (mean + eps).sqrt();
+fn rms_factor_body(x: &[f32], eps: f32) -> f32 {
+    1.0 / (sum_of_squares_body(x) / x.len() as f32 + eps).sqrt()
+}
+
+per_isa! {
+    /// RMSNorm in place: `x = x / sqrt(mean(x^2) + eps)`, times a weight per element where there is one.
+    ///
+    /// # Panics
+    /// Lengths differ.
+    pub fn rms_norm(x: &mut [f32], weight: Option<&[f32]>, eps: f32) = rms_norm_body
+}
+
+#[inline(always)]
+fn rms_norm_body(x: &mut [f32], weight: Option<&[f32]>, eps: f32) {
+    let factor = rms_factor_body(x, eps);
     match weight {
-        None => {
-            for (out, &x) in out.iter_mut().zip(x) {
-                *out = x * factor;
-            }
-        }
+        None => x.iter_mut().for_each(|x| *x *= factor),
         Some(weight) => {
             assert_eq!(x.len(), weight.len(), "norm weights of different length");
-            for ((out, &x), &weight) in out.iter_mut().zip(x).zip(weight) {
-                *out = x * factor * weight;
-            }
+            x.iter_mut().zip(weight).for_each(|(x, weight)| *x = *x * factor * weight);
         }
     }
 }

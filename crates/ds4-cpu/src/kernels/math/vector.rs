@@ -116,7 +116,7 @@ fn merge_pieces(y: &[f32], post: &[f32], comb: &[f32], streams: &mut [f32], hc: 
 }
 
 /// Heads that share one pass over the value rows.
-const HEADS: usize = 4;
+const HEADS: usize = 8;
 /// Channels kept in registers meanwhile.
 const CHANNELS: usize = 32;
 

@@ -38,6 +38,29 @@ pub struct Report {
     pub bandwidth: Option<f64>,
     /// One entry per context length.
     pub points: Vec<Point>,
+    /// What other numbers of threads reach, where they were asked for; `points` are those of the last.
+    pub scaling: Vec<Scaling>,
+}
+
+/// Speed with a number of threads.
+#[derive(Debug, Serialize)]
+pub struct Scaling {
+    /// CPU threads.
+    pub threads: usize,
+    /// Measured read bandwidth, bytes per second.
+    pub bandwidth: Option<f64>,
+    /// Tokens per second of the prefill up to the longest context.
+    pub prefill: Option<f64>,
+    /// Tokens per second of decoding there.
+    pub decode: f64,
+}
+
+impl Scaling {
+    /// What a report of a run with so many threads says.
+    pub fn of(report: &Report, threads: usize) -> Option<Scaling> {
+        let point = report.points.last()?;
+        Some(Scaling { threads, bandwidth: report.bandwidth, prefill: point.prefill, decode: point.decode })
+    }
 }
 
 /// Figures at one context length.
@@ -124,7 +147,8 @@ pub fn measure<B: Backend>(
     let layout = StateLayout::new(backend.model().config(), backend.numerics().kv);
     let vocab = backend.model().config().n_vocab;
     let token = |position: usize| (position.wrapping_mul(2_654_435_761) % vocab) as u32;
-    let tokens: usize = plan.contexts.last().copied().unwrap_or(0) + plan.contexts.len() * plan.generate;
+    let warm_up = plan.contexts.first().copied().unwrap_or(0).clamp(1, plan.prefill_chunk);
+    let tokens: usize = warm_up + plan.contexts.last().copied().unwrap_or(0) + plan.contexts.len() * plan.generate;
     let progress = Progress::new("measuring", tokens as u64, Unit::Tokens);
     let mut done = 0;
 
@@ -140,10 +164,14 @@ pub fn measure<B: Backend>(
         Ok(started.elapsed().as_secs_f64())
     };
 
-    // The first pass over the weights may have to bring them from disk; it is nobody's speed.
+    // The first pass brings weights from disk and memory into use; it is nobody's speed. Only a whole prefill step meets
+    // all experts.
     let mut warm = backend.new_sequence();
-    step(backend, &mut warm, 1)?;
+    step(backend, &mut warm, warm_up)?;
     drop(warm);
+    if interrupt.is_pressed() {
+        return Ok(None);
+    }
     backend.take();
 
     let mut sequence = backend.new_sequence();
@@ -192,5 +220,6 @@ pub fn measure<B: Backend>(
         kv_precision: backend.numerics().kv.to_string(),
         bandwidth,
         points,
+        scaling: Vec::new(),
     }))
 }

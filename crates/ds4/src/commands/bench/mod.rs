@@ -10,13 +10,13 @@ use anyhow::Context;
 use ds4_model::Model;
 use ds4_synth::SynthOptions;
 
-use crate::args::BenchArgs;
+use crate::args::{BackendArgs, BenchArgs};
 use crate::backend::AnyBackend;
 use crate::exit::{Outcome, UsageError};
 use crate::interrupt::Interrupt;
 use crate::model_source::ModelSource;
 
-use measure::{Plan, Report};
+use measure::{Plan, Report, Scaling};
 
 /// Measures.
 ///
@@ -37,18 +37,30 @@ pub fn execute(args: &BenchArgs) -> anyhow::Result<Outcome> {
         .into());
     }
     let plan = Plan { contexts, generate: args.generate as usize, prefill_chunk: args.prefill_chunk as usize };
-    let report = match AnyBackend::open(Arc::clone(&model), &args.backend)? {
+    let run = |backend: &BackendArgs| match AnyBackend::open(Arc::clone(&model), backend)? {
         AnyBackend::Cpu(mut backend) => {
             let bandwidth = measure::bandwidth(backend.pool(), &model);
             let device = format!("CPU, {} threads, {}", backend.threads(), backend.isa());
-            measure::measure(&mut *backend, device, Some(bandwidth), &plan, &interrupt)?
+            measure::measure(&mut *backend, device, Some(bandwidth), &plan, &interrupt)
         }
         AnyBackend::Reference(mut backend) => {
-            measure::measure(&mut *backend, "reference, 1 thread".to_owned(), None, &plan, &interrupt)?
+            measure::measure(&mut *backend, "reference, 1 thread".to_owned(), None, &plan, &interrupt)
         }
     };
-    let Some(report) = report else { return Ok(Outcome::Interrupted) };
-    write(args, &Report { weights, ..report })
+    let mut last = None;
+    let mut scaling = Vec::new();
+    if args.scaling.is_empty() {
+        last = run(&args.backend)?;
+    }
+    for &threads in &args.scaling {
+        let Some(report) = run(&BackendArgs { threads: Some(threads), ..args.backend.clone() })? else {
+            return Ok(Outcome::Interrupted);
+        };
+        scaling.extend(Scaling::of(&report, threads.into()));
+        last = Some(report);
+    }
+    let Some(report) = last else { return Ok(Outcome::Interrupted) };
+    write(args, &Report { weights, scaling, ..report })
 }
 
 /// The model, and in words what its weights are.

@@ -44,6 +44,36 @@ pub fn table(report: &Report) -> String {
             ),
         );
     }
+    if !report.scaling.is_empty() {
+        line(&mut text, format_args!(""));
+        let header = ["threads", "prefill", "", "decode", "", "bandwidth"];
+        let row = |cells: [&str; 6]| {
+            let [threads, prefill, gain, decode, decode_gain, bandwidth] = cells;
+            format!("{threads:>8} {prefill:>9} {gain:>8} {decode:>9} {decode_gain:>8} {bandwidth:>12}")
+        };
+        line(&mut text, format_args!("{}", row(header)));
+        line(&mut text, format_args!("{}", row(["", "t/s", "", "t/s", "", ""])));
+        let first = &report.scaling[0];
+        let times = |now: f64, first: f64| format!("{:.2} ×", now / first);
+        for s in &report.scaling {
+            let gain = s.prefill.zip(first.prefill).map_or("–".to_owned(), |(now, first)| times(now, first));
+            let bandwidth = s.bandwidth.map_or("–".to_owned(), |b| format!("{:.1} GB/s", b / 1e9));
+            line(
+                &mut text,
+                format_args!(
+                    "{}",
+                    row([
+                        &s.threads.to_string(),
+                        &optional(s.prefill),
+                        &gain,
+                        &units::rate(s.decode),
+                        &times(s.decode, first.decode),
+                        &bandwidth,
+                    ])
+                ),
+            );
+        }
+    }
     text
 }
 
@@ -150,7 +180,7 @@ pub fn svg(report: &Report) -> anyhow::Result<String> {
 
 #[cfg(test)]
 mod tests {
-    use super::super::measure::Point;
+    use super::super::measure::{Point, Scaling};
     use super::*;
 
     fn report() -> Report {
@@ -175,7 +205,19 @@ mod tests {
             kv_precision: "model".to_owned(),
             bandwidth: Some(27e9),
             points: vec![point(512), point(2048)],
+            scaling: vec![scaling(1, 10.0, 1.0), scaling(2, 20.0, 1.5)],
         }
+    }
+
+    fn scaling(threads: usize, prefill: f64, decode: f64) -> Scaling {
+        Scaling { threads, bandwidth: Some(20e9), prefill: Some(prefill), decode }
+    }
+
+    #[test]
+    fn numbers_of_threads_are_compared_with_the_first() {
+        let text = table(&report());
+        let two = text.lines().last().expect("a line for two threads");
+        assert!(two.contains("2.00 ×") && two.contains("1.50 ×"), "{two}");
     }
 
     #[test]
