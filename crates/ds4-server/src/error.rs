@@ -49,6 +49,8 @@ pub enum ErrorKind {
     UnsupportedParameter,
     /// A value of a known field that asks for something that the server does not do.
     UnsupportedValue,
+    /// A conversation that the server is to keep between requests. Clients go on with whole conversations when they see it.
+    UnsupportedThread,
     /// The response named by `previous_response_id` is not stored.
     PreviousResponseNotFound,
     /// No key, or a wrong one.
@@ -86,6 +88,7 @@ impl ErrorKind {
             | Self::ContextLength { .. }
             | Self::UnsupportedParameter
             | Self::UnsupportedValue
+            | Self::UnsupportedThread
             | Self::PreviousResponseNotFound => StatusCode::BAD_REQUEST,
             Self::Authentication => StatusCode::UNAUTHORIZED,
             Self::ForeignOrigin => StatusCode::FORBIDDEN,
@@ -115,7 +118,7 @@ impl ErrorKind {
         Some(match self {
             Self::Invalid | Self::Engine => return None,
             Self::ContextLength { .. } => "context_length_exceeded",
-            Self::UnsupportedParameter => "unsupported_parameter",
+            Self::UnsupportedParameter | Self::UnsupportedThread => "unsupported_parameter",
             Self::UnsupportedValue => "unsupported_value",
             Self::PreviousResponseNotFound => "previous_response_not_found",
             Self::Authentication => "invalid_api_key",
@@ -194,11 +197,13 @@ impl ApiError {
                 }
                 json!({ "error": error })
             }
-            Family::Anthropic => json!({
-                "type": "error",
-                "error": { "type": self.kind.anthropic_type(), "message": self.anthropic_message() },
-                "request_id": request_id,
-            }),
+            Family::Anthropic => {
+                let mut error = json!({ "type": self.kind.anthropic_type(), "message": self.anthropic_message() });
+                if self.kind == ErrorKind::UnsupportedThread {
+                    error["details"] = json!({ "error_code": "thread_unsupported_request", "unsupported": ["thread"] });
+                }
+                json!({ "type": "error", "error": error, "request_id": request_id })
+            }
         }
     }
 

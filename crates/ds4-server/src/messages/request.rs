@@ -7,7 +7,7 @@ use super::history::History;
 use super::tools::Tools;
 use crate::api::Api;
 use crate::config::ServerConfig;
-use crate::error::ApiError;
+use crate::error::{ApiError, ErrorKind};
 use crate::fields::Object;
 use crate::generation::{ChatPrompt, GenerationRequest, PromptSource, Strict};
 use crate::request_fields::{MAX_TOKENS, ThinkingFields, sampling, stop, thinking};
@@ -114,6 +114,10 @@ impl MessagesRequest {
     /// The first field that is wrong or asks for what the server does not do, by its path.
     pub fn read(body: &Json, config: &ServerConfig) -> Result<Self, ApiError> {
         let object = Object::root(body)?;
+        if let Some(field) = object.get("thread") {
+            let message = "conversations are not kept between requests here; leave thread out and send all messages";
+            return Err(ApiError::unsupported(ErrorKind::UnsupportedThread, field.path(), message));
+        }
         let PromptRequest { model, prompt, dropped } = PromptRequest::of(&object, config)?;
         // Clients ask for what their own models may write; more than ours may is no mistake.
         let max_tokens = object.get("max_tokens").map(|field| field.integer(1, i64::MAX)).transpose()?;

@@ -300,6 +300,16 @@ fn refusals_have_the_shape_that_the_clients_look_for() {
     assert_eq!((answer.status, &answer.json()["error"]["type"]), (405, &json!("invalid_request_error")));
 }
 
+/// The SDK's loop over tools asks the server to keep the conversation, and sends all of it only when it sees these details.
+#[test]
+fn a_thread_is_refused_in_words_on_which_clients_go_on_without() {
+    let server = server();
+    let refused = server.post(PATH, &with(ask("Hello"), json!({ "thread": { "type": "create" } })));
+    assert_eq!(refused.status, 400);
+    let details = json!({ "error_code": "thread_unsupported_request", "unsupported": ["thread"] });
+    assert_eq!(refused.json()["error"]["details"], details);
+}
+
 #[test]
 fn a_last_assistant_message_is_continued() {
     let server = server();
