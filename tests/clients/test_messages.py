@@ -1,7 +1,10 @@
 """POST /v1/messages and count_tokens with the official Anthropic client."""
 
+import asyncio
+
 import anthropic
 import pytest
+from pydantic import BaseModel
 
 from conftest import CONTEXT, MODEL
 
@@ -15,6 +18,11 @@ WRITE = {
         "required": ["path", "content"],
     },
 }
+
+
+class City(BaseModel):
+    name: str
+    inhabitants: int
 
 
 def options(text, thinking=NO_THINKING, sampling=None, **more):
@@ -136,6 +144,52 @@ def test_beta_path(anthropic_client):
     """Clients of betas add ?beta=true and headers."""
     answer = anthropic_client.beta.messages.create(**options("What is 7 times 8?"), betas=["interleaved-thinking"])
     assert answer.content[0].text == "7 * 8 = 56"
+
+
+def test_parse(anthropic_client):
+    """The client makes a schema of the class; the server holds the answer to it."""
+    message = anthropic_client.messages.parse(
+        model=MODEL,
+        max_tokens=400,
+        messages=[{"role": "user", "content": "What is the capital of France?"}],
+        thinking=NO_THINKING,
+        output_format=City,
+    )
+    assert isinstance(message.parsed_output, City)
+
+
+def test_strict_tool(anthropic_client):
+    strict = {**WRITE, "strict": True}
+    strict["input_schema"] = {**WRITE["input_schema"], "additionalProperties": False}
+    answer = ask(anthropic_client, "Hello!", tools=[strict], tool_choice={"type": "any"})
+    assert answer.stop_reason == "max_tokens" or set(answer.content[-1].input) == {"path", "content"}
+
+
+def test_tool_runner(anthropic_client):
+    """The client's own loop: it calls the function and sends the result back until there are no more calls."""
+    written = {}
+
+    @anthropic.beta_tool
+    def write(path: str, content: str) -> str:
+        """Write a file."""
+        written[path] = content
+        return "ok"
+
+    request = options("create hello.txt containing hi")
+    final = anthropic_client.beta.messages.tool_runner(**request, tools=[write]).until_done()
+    assert written == {"hello.txt": "hi"}
+    assert final.stop_reason == "end_turn"
+
+
+def test_async_client(server):
+    """Two at a time, each with the answer that it would get alone."""
+
+    async def both():
+        async with anthropic.AsyncAnthropic(base_url=server.url, api_key=server.key, max_retries=0) as client:
+            questions = ("What is 7 times 8?", "Reverse the word garden.")
+            return await asyncio.gather(*(client.messages.create(**options(question)) for question in questions))
+
+    assert [message.content[0].text for message in asyncio.run(both())] == ["7 * 8 = 56", "nedrag"]
 
 
 def test_bad_value(anthropic_client):
