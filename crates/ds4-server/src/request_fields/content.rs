@@ -1,5 +1,7 @@
 //! Content of messages: a string, or parts of several types.
 
+use base64::Engine as _;
+use base64::prelude::BASE64_STANDARD;
 use ds4_chat::conversation::{Block, Content};
 
 use crate::config::{ServerConfig, UnsupportedMedia};
@@ -63,7 +65,10 @@ fn part(field: &Field<'_>, owner: Owner, config: &ServerConfig) -> Result<Block,
             field.path(),
             "audio input is not supported: this model reads text only",
         )),
-        "file" | "input_file" | "document" => unsupported(field, "file", label("document type: file"), config),
+        "file" | "input_file" | "document" => match file_text(&object)? {
+            Some(text) => Ok(Block::Text(text)),
+            None => unsupported(field, "file", label("document type: file"), config),
+        },
         "" => Err(kind.must_be("the type of the content part")),
         // Agents cannot take back what they have in their history; the model is told that something was there.
         other => unsupported(field, other, other.to_owned(), config),
@@ -72,6 +77,22 @@ fn part(field: &Field<'_>, owner: Owner, config: &ServerConfig) -> Result<Block,
 
 fn text(object: &Object<'_>, name: &str) -> Result<Block, ApiError> {
     Ok(Block::Text(object.required(name)?.str()?.to_owned()))
+}
+
+/// The text of a file that comes along as text: `file_data` is a data URL of a text type then.
+fn file_text(object: &Object<'_>) -> Result<Option<String>, ApiError> {
+    let nested = object.get("file").map(|file| file.object()).transpose()?;
+    let Some(data) = nested.as_ref().unwrap_or(object).get("file_data") else { return Ok(None) };
+    let Some((head, data)) = data.str()?.strip_prefix("data:").and_then(|rest| rest.split_once(',')) else {
+        return Ok(None);
+    };
+    let media = head.split(';').next().unwrap_or_default();
+    let is_text = media.starts_with("text/") || matches!(media, "application/json" | "application/xml");
+    if !is_text || !head.ends_with(";base64") {
+        return Ok(None);
+    }
+    let text = BASE64_STANDARD.decode(data).ok().and_then(|bytes| String::from_utf8(bytes).ok());
+    Ok(text)
 }
 
 fn unsupported(field: &Field<'_>, what: &str, label: String, config: &ServerConfig) -> Result<Block, ApiError> {
@@ -107,6 +128,17 @@ mod tests {
             (r#"{"content": []}"#, ""),
             (r#"{"content": [{"type": "text", "text": "a"}, {"type": "input_text", "text": "b"}]}"#, "a\n\nb"),
             (r#"{"content": [{"type": "image_url", "image_url": {"url": "http://x"}}]}"#, "[Unsupported Image]"),
+            (r#"{"content": [{"type": "input_file", "file_data": "data:text/plain;base64,aGk="}]}"#, "hi"),
+            (r#"{"content": [{"type": "file", "file": {"file_data": "data:text/csv;base64,YSxi"}}]}"#, "a,b"),
+            (
+                r#"{"content": [{"type": "input_file", "file_data": "data:application/pdf;base64,aGk="}]}"#,
+                "[Unsupported document type: file]",
+            ),
+            (
+                r#"{"content": [{"type": "input_file", "file_data": "data:text/plain;base64,/w=="}]}"#,
+                "[Unsupported document type: file]",
+            ),
+            (r#"{"content": [{"type": "input_file", "file_id": "x"}]}"#, "[Unsupported document type: file]"),
         ] {
             assert_eq!(read(json, &config).as_deref(), Ok(expected), "{json}");
         }

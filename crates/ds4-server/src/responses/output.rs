@@ -272,3 +272,82 @@ impl Output {
 fn output_text(text: &str, logprobs: &[Value]) -> Value {
     json!({ "type": "output_text", "text": text, "annotations": [], "logprobs": logprobs })
 }
+
+#[cfg(test)]
+mod tests {
+    use ds4_chat::json::Json;
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::config::ServerConfig;
+    use crate::fields::Object;
+    use crate::generation::Finish;
+
+    fn output(summary: bool) -> Output {
+        let tools = r#"{"tools": [{"type": "custom", "name": "custom"}, {"type": "function", "name": "function"}]}"#;
+        let json = Json::parse(tools).expect("valid");
+        let tools = Tools::read(&Object::root(&json).expect("an object"), &ServerConfig::default()).expect("valid");
+        let ids = Arc::new(IdSource::new().expect("random numbers"));
+        let extras = Extras { summary, sealed_reasoning: summary };
+        Output::new("turn_x", tools, extras, ids, Arc::new(Seal::new(&[])))
+    }
+
+    /// The events of a turn as generations tell them: reasoning, text, calls, each in pieces or left out, and the end.
+    fn turn() -> impl Strategy<Value = Vec<GenerationEvent>> {
+        let delta = |text: String| Delta { text, ..Delta::default() };
+        let texts = || prop::collection::vec("[a-z\"\\\\ \n]{1,6}", 0..4);
+        let call = ("custom|function|other", texts(), any::<bool>());
+        let calls = prop::collection::vec(call, 0..4);
+        (texts(), texts(), calls, any::<bool>()).prop_map(move |(reasoning, text, calls, is_cut)| {
+            let mut events: Vec<GenerationEvent> =
+                reasoning.into_iter().map(|text| GenerationEvent::Reasoning(delta(text))).collect();
+            events.extend(text.into_iter().map(|text| GenerationEvent::Text(delta(text))));
+            for (index, (name, pieces, complete)) in calls.into_iter().enumerate() {
+                events.push(GenerationEvent::CallStart { index, id: format!("call_{index}"), name });
+                events.extend(pieces.into_iter().map(|delta| GenerationEvent::CallArguments { index, delta }));
+                events.push(GenerationEvent::CallEnd { index, complete });
+            }
+            let reason = if is_cut { FinishReason::Length } else { FinishReason::Stop };
+            events.push(GenerationEvent::Finished(Finish { reason, ..Finish::default() }));
+            events
+        })
+    }
+
+    proptest! {
+        #[test]
+        fn items_begin_grow_and_end_one_after_the_other(turn in turn(), summary: bool) {
+            let mut output = output(summary);
+            let events: Vec<OutputEvent> = turn.iter().flat_map(|event| output.take(event)).collect();
+            let mut ended = 0;
+            let mut open: Option<Value> = None;
+            let mut told = String::new();
+            for (name, event) in &events {
+                prop_assert_eq!(event["output_index"].as_u64(), Some(ended as u64), "{}", name);
+                match *name {
+                    "response.output_item.added" => {
+                        prop_assert!(open.is_none());
+                        told.clear();
+                        open = Some(event["item"].clone());
+                    }
+                    "response.output_item.done" => {
+                        let begun = open.take().expect("an item that has begun");
+                        let item = &event["item"];
+                        prop_assert_eq!((&item["id"], &item["type"]), (&begun["id"], &begun["type"]));
+                        prop_assert_eq!(&output.items()[ended], item);
+                        let whole = ["/content/0/text", "/arguments", "/input"].iter().find_map(|path| item.pointer(path));
+                        prop_assert_eq!(whole.and_then(Value::as_str), Some(told.as_str()));
+                        ended += 1;
+                    }
+                    name => {
+                        prop_assert_eq!(&event["item_id"], &open.as_ref().expect("an item that has begun")["id"]);
+                        if !name.contains("summary") {
+                            told.push_str(event["delta"].as_str().unwrap_or_default());
+                        }
+                    }
+                }
+            }
+            prop_assert!(open.is_none());
+            prop_assert_eq!(output.items().len(), ended);
+        }
+    }
+}
