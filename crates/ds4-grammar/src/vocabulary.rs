@@ -6,6 +6,12 @@ use ds4_chat::special::Special;
 use ds4_chat::tokenizer::Tokenizer;
 use toktrie::{TokEnv, TokRxInfo, TokTrie, TokenId, TokenizerEnv};
 
+/// Longest token that the trie takes, in bytes.
+const LONGEST: usize = 1_000;
+
+/// Most bytes of all tokens together: a node of the trie each at worst, of which it takes four million.
+const MOST_BYTES: usize = 4_000_000;
+
 /// A vocabulary in a trie of bytes.
 struct Vocabulary {
     trie: TokTrie,
@@ -23,6 +29,12 @@ pub(crate) fn vocabulary(tokenizer: Arc<Tokenizer>) -> Result<TokEnv, String> {
         if tokenizer.is_control(id) { [&[TokTrie::SPECIAL_TOKEN_MARKER], bytes].concat() } else { bytes.to_vec() }
     };
     let words: Vec<Vec<u8>> = (0..size).map(word).collect();
+    if let Some(longest) = words.iter().map(Vec::len).max().filter(|&longest| longest > LONGEST) {
+        return Err(format!("it has a token of {longest} bytes; at most {LONGEST} are possible"));
+    }
+    if words.iter().map(Vec::len).sum::<usize>() > MOST_BYTES {
+        return Err(format!("its tokens have more than {MOST_BYTES} bytes together"));
+    }
     let trie = TokTrie::from(&TokRxInfo::new(size, eos), &words);
     Ok(Arc::new(Vocabulary { trie, tokenizer }))
 }

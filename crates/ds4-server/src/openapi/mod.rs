@@ -154,7 +154,7 @@ fn generation(summary: &str, request: &str, response: &str, streams: bool) -> Va
     let mut content = json!({ "application/json": { "schema": reference(response) } });
     if streams {
         let description = "With \"stream\": true, events whose data is JSON";
-        content["text/event-stream"] = json!({ "schema": { "type": "string", "description": description } });
+        content["text/event-stream"] = json!({ "schema": { "description": description } });
     }
     json!({
         "summary": summary,

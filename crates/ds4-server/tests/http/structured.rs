@@ -274,3 +274,26 @@ fn responses_follow_schemas_and_strict_tools_too() {
     let call = &answer["output"][0];
     check_booking(&json!({ "function": { "name": call["name"], "arguments": call["arguments"] } }));
 }
+
+#[test]
+fn messages_follow_schemas_too() {
+    let server = Server::scripted(ServerConfig::default(), options());
+    server.answers("Free reasoning.{{/think}}Sure, here you are");
+    let mut body = json!({
+        "max_tokens": 400, "seed": 1, "thinking": { "type": "enabled" },
+        "messages": [{ "role": "user", "content": "Hello" }],
+        "output_config": { "format": { "type": "json_schema", "schema": person() } },
+    });
+    let answer = server.post("/v1/messages", &body).json();
+    let blocks = answer["content"].as_array().unwrap_or_else(|| panic!("{answer}"));
+    let text = blocks.iter().find(|block| block["type"] == "text").expect("an answer")["text"].as_str().expect("text");
+    check_person(&serde_json::from_str(text).expect("JSON"));
+    assert_eq!(answer["stop_reason"], "end_turn");
+
+    // An answer that is begun already cannot be held to a format from its start.
+    body["messages"] = json!([{ "role": "user", "content": "Hello" }, { "role": "assistant", "content": "Well" }]);
+    body["thinking"] = json!({ "type": "disabled" });
+    let refused = server.post("/v1/messages", &body);
+    assert_eq!(refused.status, 400, "{}", refused.text);
+    assert!(refused.text.contains("cannot continue a message"), "{}", refused.text);
+}
