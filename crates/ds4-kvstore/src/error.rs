@@ -18,6 +18,10 @@ pub enum StoreError {
         source: io::Error,
     },
 
+    /// There is nothing to read.
+    #[error("there is no KV cache in {}; `ds4 serve` makes one, --kv-dir names another folder", .0.display())]
+    Empty(PathBuf),
+
     /// The index refused.
     #[error("the index of the KV cache in {}: {source}; if this stays, delete index.sqlite, it is built again from the pages", .folder.display())]
     Index {

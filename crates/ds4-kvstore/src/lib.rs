@@ -28,7 +28,7 @@ mod writer;
 pub use error::StoreError;
 pub use key::{Chain, ChainKey, Identity};
 pub use lock::Access;
-pub use maintenance::{Entry, Fault, Prune};
+pub use maintenance::{Entry, Fault, Prune, Totals};
 pub use stats::StoreStats;
 pub use store::{Found, KvStore, Loaded, Prefixes, StoreOptions, Warn};
 pub use writer::{PageBytes, Save};

@@ -35,6 +35,17 @@ pub struct Entry {
     pub is_end: bool,
 }
 
+/// What a store holds.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Totals {
+    /// Pages.
+    pub pages: u64,
+    /// Snapshots.
+    pub snapshots: u64,
+    /// Bytes of all files, in blocks.
+    pub bytes: u64,
+}
+
 /// A file that is not as it was written.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Fault {
@@ -146,6 +157,17 @@ impl KvStore {
             tokens.extend(header.tokens);
             tokens
         }))
+    }
+
+    /// What the index has now, whoever writes it.
+    ///
+    /// # Errors
+    /// The index cannot be read.
+    pub fn totals(&self) -> Result<Totals, StoreError> {
+        let reader = self.reader();
+        let both = reader.counts().and_then(|counts| Ok((counts, reader.total_bytes()?)));
+        let ((pages, snapshots), bytes) = both.map_err(|error| self.files().index(error))?;
+        Ok(Totals { pages, snapshots, bytes })
     }
 
     /// Reads every file and checks it. `progress` gets the number of files read and that of all.

@@ -35,6 +35,8 @@ pub struct StoreOptions {
     pub budget: u64,
     /// Most bytes that may wait to be written.
     pub queue_bytes: usize,
+    /// Never writes, and leaves the writer's place to others.
+    pub read_only: bool,
     /// Where warnings go.
     pub warn: Warn,
     /// The file system.
@@ -44,7 +46,14 @@ pub struct StoreOptions {
 impl StoreOptions {
     /// A store in `folder` of at most `budget` bytes, without warnings.
     pub fn new(folder: impl Into<PathBuf>, budget: u64) -> Self {
-        Self { folder: folder.into(), budget, queue_bytes: 256 << 20, warn: Arc::new(|_| ()), storage: Arc::new(Disk) }
+        Self {
+            folder: folder.into(),
+            budget,
+            queue_bytes: 256 << 20,
+            read_only: false,
+            warn: Arc::new(|_| ()),
+            storage: Arc::new(Disk),
+        }
     }
 }
 
@@ -78,17 +87,12 @@ impl KvStore {
     /// # Errors
     /// A folder that can be neither made nor read; an index of another version.
     pub fn open(options: StoreOptions) -> Result<Self, StoreError> {
-        let StoreOptions { folder, budget, queue_bytes, warn, storage } = options;
+        let StoreOptions { folder, budget, queue_bytes, read_only, warn, storage } = options;
         let files = Files { pages: folder.join("pages"), folder, storage, warn };
-        // The index lies on the real file system whatever `storage` is.
-        let made = Disk.create_folder(&files.folder).and_then(|()| files.storage.create_folder(&files.pages));
-        if let Err(error) = made
-            && !files.folder.is_dir()
-        {
-            return Err(files.io("make the folder", &files.folder, error));
+        if read_only && !files.folder.join("index.sqlite").is_file() {
+            return Err(StoreError::Empty(files.folder));
         }
-        let path = files.folder.join("lock");
-        let lock = Lock::take(&path).map_err(|error| files.io("open", &path, error))?;
+        let lock = if read_only { Lock::none() } else { files.prepare_and_lock()? };
         let stats = Arc::new(Mutex::new(StoreStats { budget, ..StoreStats::default() }));
         let path = files.folder.join("index.sqlite");
         let writer = match lock.access {
@@ -387,6 +391,19 @@ impl Prefixes {
 }
 
 impl Files {
+    /// Makes the folders and takes the lock if it is free.
+    fn prepare_and_lock(&self) -> Result<Lock, StoreError> {
+        // The index lies on the real file system whatever `storage` is.
+        let made = Disk.create_folder(&self.folder).and_then(|()| self.storage.create_folder(&self.pages));
+        if let Err(error) = made
+            && !self.folder.is_dir()
+        {
+            return Err(self.io("make the folder", &self.folder, error));
+        }
+        let path = self.folder.join("lock");
+        Lock::take(&path).map_err(|error| self.io("open", &path, error))
+    }
+
     pub(crate) fn path(&self, key: &ChainKey, kind: Kind) -> PathBuf {
         self.pages.join(file_name(key, kind == Kind::Page))
     }

@@ -317,6 +317,20 @@ fn a_second_process_reads_and_is_told_who_writes() {
 }
 
 #[test]
+fn who_only_looks_does_not_take_the_writers_place() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let looking = || KvStore::open(StoreOptions { read_only: true, ..StoreOptions::new(folder.path(), ROOMY) });
+    let error = looking().expect_err("nothing there");
+    assert!(error.to_string().contains("there is no KV cache in"), "{error}");
+    assert_eq!(fs::read_dir(folder.path()).expect("a folder").count(), 0, "and nothing was made");
+    assert!(save(&prefixes(&open(folder.path())), &run(1, 20)));
+    let reader = looking().expect("a store");
+    let writer = open(folder.path());
+    assert_eq!(writer.access(), Access::Writer);
+    assert_eq!(reader.entries().expect("an index").len(), 1);
+}
+
+#[test]
 fn an_index_of_another_version_is_refused_with_a_sentence() {
     let folder = tempfile::tempdir().expect("a folder");
     drop(open(folder.path()));

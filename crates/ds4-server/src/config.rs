@@ -4,6 +4,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use ds4_chat::render::{Effort, Thinking};
+use ds4_kvstore::KvStore;
 
 /// Settings of a server. [`Default`] gives what `ds4 serve` uses when nothing else is said.
 #[derive(Clone, Debug)]
@@ -35,6 +36,8 @@ pub struct ServerConfig {
     pub keepalive: Duration,
     /// How long running generations may go on after a request to shut down.
     pub shutdown_grace: Duration,
+    /// Where sampled turns are kept beyond this process, so that they are replayed exactly after a restart as well.
+    pub store: Option<KvStore>,
     /// Bounds for what clients send.
     pub limits: Limits,
 }
@@ -55,6 +58,7 @@ impl Default for ServerConfig {
             trace: None,
             keepalive: Duration::from_secs(10),
             shutdown_grace: Duration::from_secs(30),
+            store: None,
             limits: Limits::default(),
         }
     }

@@ -3,7 +3,7 @@
 use std::sync::atomic::{AtomicI64, AtomicU64};
 use std::time::{Duration, Instant};
 
-use ds4_engine::Timings;
+use ds4_engine::{Engine, Timings};
 use prometheus_client::encoding::EncodeLabelSet;
 use prometheus_client::encoding::text::encode;
 use prometheus_client::metrics::counter::Counter;
@@ -14,6 +14,7 @@ use prometheus_client::registry::Registry;
 
 use crate::api::Api;
 use crate::error::ErrorKind;
+use crate::kv_metrics::KvCollector;
 
 /// Content type of what [`Metrics::encode`] writes.
 pub const CONTENT_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
@@ -57,6 +58,15 @@ struct Counters {
     queue: Histogram,
     prefill: Histogram,
     decode: Histogram,
+}
+
+impl Metrics {
+    /// Counters, beside those that `engine` has of its KV cache.
+    pub(crate) fn new(engine: Engine) -> Self {
+        let mut metrics = Self::default();
+        metrics.registry.register_collector(Box::new(KvCollector::new(engine)));
+        metrics
+    }
 }
 
 impl Default for Metrics {

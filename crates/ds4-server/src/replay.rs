@@ -11,7 +11,9 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use ds4_chat::conversation::{AssistantMessage, Conversation, Message, Replay, ToolCall};
 use ds4_chat::json::Json;
+use ds4_kvstore::KvStore;
 use lru::LruCache;
+use serde_json::{Value, json};
 
 /// A turn that the model sampled and a client was given.
 #[derive(Clone, Debug, Default)]
@@ -32,6 +34,34 @@ impl SampledTurn {
     fn bytes(&self) -> usize {
         let calls: usize = self.calls.iter().map(|call| call.name.len() + call.arguments.len() + 200).sum();
         self.tokens.len() * 4 + self.reasoning.len() + self.text.len() + calls + 500
+    }
+
+    fn to_json(&self) -> Value {
+        let call = |call: &ToolCall| json!({ "id": call.id, "name": call.name, "arguments": call.arguments });
+        json!({
+            "thinking": self.thinking,
+            "tokens": self.tokens,
+            "reasoning": self.reasoning,
+            "text": self.text,
+            "calls": self.calls.iter().map(call).collect::<Vec<_>>(),
+        })
+    }
+
+    /// What [`to_json`](Self::to_json) wrote. Anything else is no turn.
+    fn from_json(json: &Value, n_vocab: usize) -> Option<Self> {
+        let text = |value: &Value| value.as_str().map(str::to_owned);
+        let token = |value: &Value| u32::try_from(value.as_u64()?).ok().filter(|&token| (token as usize) < n_vocab);
+        let call = |call: &Value| {
+            let (name, arguments) = (text(&call["name"])?, text(&call["arguments"])?);
+            Some(ToolCall { id: text(&call["id"]), name, arguments })
+        };
+        Some(Self {
+            thinking: json["thinking"].as_bool()?,
+            tokens: json["tokens"].as_array()?.iter().map(token).collect::<Option<_>>()?,
+            reasoning: text(&json["reasoning"])?,
+            text: text(&json["text"])?,
+            calls: json["calls"].as_array()?.iter().map(call).collect::<Option<_>>()?,
+        })
     }
 
     /// Whether `message` is this turn as a client sends it back. Blanks around the text and the reasoning do not count,
@@ -84,6 +114,17 @@ pub struct ReplayStore {
     inner: Mutex<Inner>,
     most_turns: usize,
     most_bytes: usize,
+    kept: Option<Kept>,
+}
+
+/// Turns beyond this process.
+struct Kept {
+    store: KvStore,
+    /// Spaces of the store's facts: turns by id, ids of turns by those of their calls. They have the model in their names, for
+    /// whose tokens mean nothing to another.
+    turns: String,
+    calls: String,
+    n_vocab: usize,
 }
 
 struct Inner {
@@ -97,11 +138,29 @@ impl ReplayStore {
     /// A store for at most so many turns and bytes.
     pub fn new(most_turns: usize, most_bytes: usize) -> Self {
         let inner = Inner { turns: LruCache::unbounded(), calls: HashMap::new(), bytes: 0 };
-        Self { inner: Mutex::new(inner), most_turns, most_bytes }
+        Self { inner: Mutex::new(inner), most_turns, most_bytes, kept: None }
+    }
+
+    /// The same, with turns kept in `store` for the model with this fingerprint and vocabulary.
+    pub fn kept_in(self, store: Option<KvStore>, fingerprint: &str, n_vocab: usize) -> Self {
+        let kept = store.map(|store| Kept {
+            store,
+            turns: format!("turns of {fingerprint}"),
+            calls: format!("calls of {fingerprint}"),
+            n_vocab,
+        });
+        Self { kept, ..self }
     }
 
     /// Keeps a turn under `id` and the ids of its calls.
     pub fn insert(&self, id: String, turn: SampledTurn) {
+        if let Some(kept) = &self.kept {
+            kept.keep(&id, &turn);
+        }
+        self.remember(id, turn);
+    }
+
+    fn remember(&self, id: String, turn: SampledTurn) {
         let mut inner = self.inner.lock().unwrap_or_else(PoisonError::into_inner);
         inner.bytes += turn.bytes();
         for call in &turn.calls {
@@ -130,6 +189,14 @@ impl ReplayStore {
 
     /// The turn of this id, be it its own or that of one of its calls.
     pub fn get(&self, id: &str) -> Option<Arc<SampledTurn>> {
+        self.remembered(id).or_else(|| {
+            let (id, turn) = self.kept.as_ref()?.find(id)?;
+            self.remember(id.clone(), turn);
+            self.remembered(&id)
+        })
+    }
+
+    fn remembered(&self, id: &str) -> Option<Arc<SampledTurn>> {
         let mut inner = self.inner.lock().unwrap_or_else(PoisonError::into_inner);
         let inner = &mut *inner;
         let turn = inner.calls.get(id).map_or(id, String::as_str);
@@ -157,6 +224,23 @@ impl ReplayStore {
             }
         }
         replayed
+    }
+}
+
+impl Kept {
+    fn keep(&self, id: &str, turn: &SampledTurn) {
+        self.store.put_fact(&self.turns, id.as_bytes(), turn.to_json().to_string().as_bytes());
+        for call in turn.calls.iter().filter_map(|call| call.id.as_ref()) {
+            self.store.put_fact(&self.calls, call.as_bytes(), id.as_bytes());
+        }
+    }
+
+    /// The turn of this id or call, with its own id.
+    fn find(&self, id: &str) -> Option<(String, SampledTurn)> {
+        let of_call = self.store.fact(&self.calls, id.as_bytes()).and_then(|turn| String::from_utf8(turn).ok());
+        let id = of_call.unwrap_or_else(|| id.to_owned());
+        let json = serde_json::from_slice(&self.store.fact(&self.turns, id.as_bytes())?).ok()?;
+        Some((id, SampledTurn::from_json(&json, self.n_vocab)?))
     }
 }
 
@@ -246,5 +330,34 @@ mod tests {
         small.insert("huge".to_owned(), SampledTurn { tokens: vec![0; 1 << 16], ..SampledTurn::default() });
         assert!(small.is_empty(), "what does not fit at all is not kept");
         assert_eq!(small.inner.lock().expect("not poisoned").bytes, 0);
+    }
+
+    #[test]
+    fn kept_turns_outlive_the_process_for_the_same_model() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let open = || KvStore::open(ds4_kvstore::StoreOptions::new(folder.path(), 1 << 20)).expect("a usable folder");
+        let turns = |store: &KvStore, fingerprint: &str, n_vocab| {
+            ReplayStore::new(10, 1 << 20).kept_in(Some(store.clone()), fingerprint, n_vocab)
+        };
+        let turn = SampledTurn {
+            thinking: true,
+            tokens: vec![1, 99, 3],
+            reasoning: "why".to_owned(),
+            text: "so\n\u{1F600}".to_owned(),
+            calls: vec![call("c", "{\"a\": 1}")],
+        };
+        {
+            let store = open();
+            turns(&store, "m", 100).insert("t".to_owned(), turn.clone());
+        }
+        let store = open();
+        let again = turns(&store, "m", 100);
+        for id in ["t", "c"] {
+            let found = again.get(id).expect("kept");
+            assert_eq!((&found.tokens, &found.text), (&turn.tokens, &turn.text), "{id}");
+            assert_eq!(found.calls[0].arguments, turn.calls[0].arguments);
+        }
+        assert!(turns(&store, "other", 100).get("t").is_none(), "another model's tokens mean nothing");
+        assert!(turns(&store, "m", 99).get("t").is_none(), "nor do tokens that it does not have");
     }
 }

@@ -66,10 +66,14 @@ impl AppState {
         Ok(Self(Arc::new(Shared {
             ids: Arc::new(IdSource::new()?),
             grammars: Grammars::new(Arc::clone(engine.tokenizer())),
-            replay: ReplayStore::new(config.limits.replay_turns, config.limits.replay_bytes),
+            replay: ReplayStore::new(config.limits.replay_turns, config.limits.replay_bytes).kept_in(
+                config.store.clone(),
+                &config.fingerprint,
+                engine.tokenizer().vocab_size(),
+            ),
             responses: ResponseStore::new(config.limits.stored_responses, config.limits.stored_bytes),
             seal: Arc::new(Seal::new(&config.api_keys)),
-            metrics: Metrics::default(),
+            metrics: Metrics::new(engine.clone()),
             started: unix_seconds(),
             trace,
             engine,

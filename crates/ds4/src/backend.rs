@@ -5,6 +5,7 @@ use std::sync::Arc;
 use anyhow::Context;
 use ds4_cpu::{CpuBackend, CpuOptions};
 use ds4_engine::{Engine, EngineError, EngineOptions};
+use ds4_kvstore::KvStore;
 use ds4_model::reference::ReferenceBackend;
 use ds4_model::{Model, Numerics};
 
@@ -40,19 +41,26 @@ impl AnyBackend {
     }
 }
 
-/// Starts an engine for `loaded` on the backend that the arguments ask for.
+/// Starts an engine for `loaded` on the backend that the arguments ask for. Its states are kept in memory, and in `store` if there
+/// is one.
 ///
 /// # Errors
-/// The device cannot be used, or `--ctx` is out of range.
-pub fn start_engine(loaded: &LoadedModel, args: &BackendArgs, options: EngineOptions) -> anyhow::Result<Engine> {
+/// The device cannot be used, or `--ctx` or `--kv-ram` is out of range.
+pub fn start_engine(
+    loaded: &LoadedModel,
+    args: &BackendArgs,
+    options: EngineOptions,
+    store: Option<&KvStore>,
+) -> anyhow::Result<Engine> {
     let tokenizer = Arc::clone(&loaded.tokenizer);
     let engine = match AnyBackend::open(Arc::clone(&loaded.model), args)? {
-        AnyBackend::Cpu(backend) => Engine::start(*backend, tokenizer, options),
-        AnyBackend::Reference(backend) => Engine::start(*backend, tokenizer, options),
+        AnyBackend::Cpu(backend) => Engine::start_with_store(*backend, tokenizer, options, store),
+        AnyBackend::Reference(backend) => Engine::start_with_store(*backend, tokenizer, options, store),
     };
     engine.map_err(|error| match error {
-        EngineError::Option { option: "ctx", value, expected } => {
-            UsageError(format!("--ctx is {value}; it must be {expected}")).into()
+        EngineError::Option { option: option @ ("ctx" | "kv_ram"), value, expected } => {
+            let option = option.replace('_', "-");
+            UsageError(format!("--{option} is {value}; it must be {expected}")).into()
         }
         error => error.into(),
     })

@@ -9,6 +9,7 @@ mod exit;
 mod fit;
 mod follow;
 mod interrupt;
+mod kv_cache;
 mod machine;
 mod model_source;
 mod npy;
@@ -54,6 +55,7 @@ fn execute(command: &Command, started: Instant) -> anyhow::Result<Outcome> {
         Command::Doctor(args) => commands::doctor::execute(args),
         Command::Debug(args) => commands::debug::execute(args),
         Command::Completions(args) => commands::completions::execute(args),
+        Command::Kv(args) => commands::kv::execute(args),
         Command::Man(args) => commands::man::execute(args),
     }
 }

@@ -14,6 +14,7 @@ use crate::admin::json_response;
 use crate::body::JsonBody;
 use crate::error::ApiError;
 use crate::models::check_model;
+use crate::session::Session;
 use crate::sse;
 use crate::state::AppState;
 use request::ChatRequest;
@@ -24,13 +25,17 @@ pub fn routes() -> Router<AppState> {
     Router::new().route("/v1/chat/completions", post(create))
 }
 
-async fn create(State(state): State<AppState>, JsonBody(body): JsonBody) -> Result<Response, ApiError> {
+async fn create(
+    State(state): State<AppState>,
+    session: Session,
+    JsonBody(body): JsonBody,
+) -> Result<Response, ApiError> {
     let request = ChatRequest::read(&body, state.config())?;
     drop(body);
     check_model(&state, &request.model)?;
     state.trace_ignored(&request.ignored);
     let envelope = Envelope::new(&state, request.model);
-    let prepared = state.prepare(request.generation).await?;
+    let prepared = state.prepare(session.with(request.generation)).await?;
     let generation = state.start(prepared)?;
     if request.stream {
         let format = stream::ChatStream::new(envelope, request.thinking, request.include_usage);

@@ -12,6 +12,7 @@ use crate::error::{ApiError, ErrorKind};
 use crate::fields::{Field, Object};
 use crate::generation::{ChatPrompt, ClientSampling, GenerationRequest, PromptSource, Strict};
 use crate::request_fields::{AllowedTools, MAX_TOKENS, ThinkingFields, ToolList, logit_bias, sampling, stop, thinking};
+use crate::session::session_name;
 
 /// A chat request that is worth preparing.
 #[derive(Debug)]
@@ -33,13 +34,12 @@ pub struct ChatRequest {
 }
 
 /// Fields that are known and have no effect on a server of one's own.
-pub(crate) const WITHOUT_EFFECT: [&str; 10] = [
+pub(crate) const WITHOUT_EFFECT: [&str; 9] = [
     "prediction",
     "store",
     "metadata",
     "user",
     "service_tier",
-    "prompt_cache_key",
     "prompt_cache_retention",
     "safety_identifier",
     "verbosity",
@@ -100,6 +100,7 @@ impl ChatRequest {
                 sampling,
                 max_tokens: max_tokens.and_then(|value| usize::try_from(value).ok()),
                 stop,
+                session: object.get("prompt_cache_key").and_then(|key| session_name(key.str().ok()?)),
                 ..GenerationRequest::new(Api::Chat, PromptSource::Chat(chat))
             },
             stream,

@@ -12,6 +12,7 @@ use crate::admin::json_response;
 use crate::body::JsonBody;
 use crate::error::ApiError;
 use crate::models::check_model;
+use crate::session::Session;
 use crate::sse;
 use crate::state::{AppState, defect};
 use request::CompletionRequest;
@@ -22,7 +23,11 @@ pub fn routes() -> Router<AppState> {
     Router::new().route("/v1/completions", post(create))
 }
 
-async fn create(State(state): State<AppState>, JsonBody(body): JsonBody) -> Result<Response, ApiError> {
+async fn create(
+    State(state): State<AppState>,
+    session: Session,
+    JsonBody(body): JsonBody,
+) -> Result<Response, ApiError> {
     // Encoding the prompt takes time in proportion to it.
     let reading = {
         let state = state.clone();
@@ -32,7 +37,7 @@ async fn create(State(state): State<AppState>, JsonBody(body): JsonBody) -> Resu
     check_model(&state, &request.model)?;
     state.trace_ignored(&request.ignored);
     let mut format = CompletionStream::new(&state, request.model, request.include_usage, request.logprobs);
-    let prepared = state.prepare(request.generation).await?;
+    let prepared = state.prepare(session.with(request.generation)).await?;
     let generation = state.start(prepared)?;
     if request.stream {
         return Ok(sse::respond(generation, format));

@@ -85,6 +85,7 @@ pub(crate) fn prepare(state: &AppState, request: GenerationRequest) -> Result<Pr
     engine_request.sampling = sampling;
     engine_request.stop_tokens = tokenizer.special(Special::Eos).into_iter().collect();
     engine_request.snapshots = built.snapshots;
+    engine_request.session = request.session;
     engine_request.guide = Some(Box::new(TurnGuide::new(tokenizer, text(), built.constraint)));
     Ok(Prepared {
         api,

@@ -23,12 +23,14 @@ pub struct GenerationRequest {
     pub max_tokens: Option<usize>,
     /// Strings that end the answer. In a conversation they are looked for in the answer only, in raw text everywhere.
     pub stop: Vec<String>,
+    /// The conversation that it is part of, if the client names it.
+    pub session: Option<String>,
 }
 
 impl GenerationRequest {
     /// A request with default settings.
     pub fn new(api: Api, prompt: PromptSource) -> Self {
-        Self { api, prompt, sampling: ClientSampling::default(), max_tokens: None, stop: Vec::new() }
+        Self { api, prompt, sampling: ClientSampling::default(), max_tokens: None, stop: Vec::new(), session: None }
     }
 }
 

@@ -22,6 +22,7 @@ use crate::error::{ApiError, ErrorKind};
 use crate::generation::{GenerationRequest, PromptSource, Usage};
 use crate::models::check_model;
 use crate::router::RequestId;
+use crate::session::Session;
 use crate::sse;
 use crate::state::AppState;
 use request::{MessagesRequest, PromptRequest};
@@ -39,6 +40,7 @@ pub fn routes() -> Router<AppState> {
 
 async fn create(
     State(state): State<AppState>,
+    session: Session,
     Extension(RequestId(request_id)): Extension<RequestId>,
     JsonBody(body): JsonBody,
 ) -> Result<Response, ApiError> {
@@ -47,7 +49,7 @@ async fn create(
     check_model(&state, &request.model)?;
     state.trace_ignored(&request.ignored);
     let envelope = Envelope::new(&state, request.model);
-    let prepared = state.prepare(request.generation).await?;
+    let prepared = state.prepare(session.with(request.generation)).await?;
     let begins_with_reasoning = prepared.begins_with_reasoning();
     let mut generation = state.start(prepared)?;
     if request.stream {

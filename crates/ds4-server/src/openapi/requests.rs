@@ -211,6 +211,7 @@ pub(super) fn chat() -> Vec<Property> {
             "How many likeliest tokens are reported beside each. Only with logprobs.",
         ),
         optional("n", integer(1, 1), json!(1), "Only 1."),
+        prompt_cache_key(),
     ];
     properties.extend(sampling());
     properties.extend(crate::chat::request::WITHOUT_EFFECT.into_iter().map(without_effect));
@@ -299,10 +300,16 @@ pub(super) fn responses() -> Vec<Property> {
         logit_bias(),
         optional("top_logprobs", integer(0, 20), json!(2), "How many likeliest tokens are reported beside each."),
         optional("metadata", object(), json!({ "k": "v" }), "Echoed."),
+        prompt_cache_key(),
     ];
     properties.extend(sampling());
     properties.extend(crate::responses::request::WITHOUT_EFFECT.into_iter().map(without_effect));
     properties
+}
+
+fn prompt_cache_key() -> Property {
+    let what = "Names the conversation where no header does. Prompts that begin alike share what was computed with or without it.";
+    optional("prompt_cache_key", string(), json!("talk-1"), what)
 }
 
 /// `POST /v1/messages`, and for counting.

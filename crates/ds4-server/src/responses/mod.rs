@@ -22,6 +22,7 @@ use crate::body::JsonBody;
 use crate::error::{ApiError, ErrorKind};
 use crate::generation::GenerationEvent;
 use crate::models::check_model;
+use crate::session::Session;
 use crate::sse;
 use crate::state::AppState;
 use request::{Context, ResponsesRequest};
@@ -48,9 +49,9 @@ fn read(state: &AppState, JsonBody(body): JsonBody) -> Result<ResponsesRequest, 
     Ok(request)
 }
 
-async fn create(State(state): State<AppState>, body: JsonBody) -> Result<HttpResponse, ApiError> {
+async fn create(State(state): State<AppState>, session: Session, body: JsonBody) -> Result<HttpResponse, ApiError> {
     let request = read(&state, body)?;
-    let prepared = state.prepare(request.generation.clone()).await?;
+    let prepared = state.prepare(session.with(request.generation.clone())).await?;
     let mut generation = state.start(prepared)?;
     let is_streamed = request.stream;
     let mut response = Response::new(&state, request, &generation);

@@ -18,6 +18,7 @@ use crate::error::{ApiError, ErrorKind};
 use crate::fields::{Field, Object};
 use crate::generation::{ChatPrompt, ClientSampling, GenerationRequest, PromptSource, Strict};
 use crate::request_fields::{MAX_TOKENS, ThinkingFields, logit_bias, sampling, stop, thinking};
+use crate::session::session_name;
 
 /// A request for a response that is worth preparing.
 #[derive(Debug)]
@@ -65,10 +66,9 @@ pub struct Context<'s> {
 }
 
 /// Fields that are known and have no effect on a server of one's own.
-pub(crate) const WITHOUT_EFFECT: [&str; 9] = [
+pub(crate) const WITHOUT_EFFECT: [&str; 8] = [
     "user",
     "service_tier",
-    "prompt_cache_key",
     "prompt_cache_retention",
     "safety_identifier",
     "max_tool_calls",
@@ -130,6 +130,7 @@ impl ResponsesRequest {
             strict: Strict { format: strict_format, tools: tools.strict.clone() },
             ..ChatPrompt::new(conversation, thinking)
         };
+        let session = object.get("prompt_cache_key").and_then(|key| session_name(key.str().ok()?));
         let mut all_ignored = object.unread();
         all_ignored.extend(ignored);
         all_ignored.extend(tools.left_out.iter().cloned());
@@ -138,6 +139,7 @@ impl ResponsesRequest {
                 sampling,
                 max_tokens: max_tokens.and_then(|value| usize::try_from(value).ok()),
                 stop,
+                session,
                 ..GenerationRequest::new(Api::Responses, PromptSource::Chat(chat))
             },
             model: model.unwrap_or(&config.model_id).to_owned(),

@@ -7,6 +7,7 @@ mod chat;
 mod debug;
 mod doctor;
 mod inspect;
+mod kv;
 mod model;
 mod pull;
 mod run;
@@ -20,6 +21,7 @@ pub use chat::ChatArgs;
 pub use debug::{DebugArgs, DebugCommand, LogitsArgs};
 pub use doctor::DoctorArgs;
 pub use inspect::InspectArgs;
+pub use kv::{KvArgs, KvCacheArgs, KvCommand, PruneArgs, Size};
 pub use model::{BackendArgs, BackendKind, ModelArgs};
 pub use pull::PullArgs;
 pub use run::{ProfileArg, PromptArgs, RunArgs, ShowThinking, ThinkArg};
@@ -74,6 +76,7 @@ pub enum Command {
     Synth(SynthArgs),
     Pull(PullArgs),
     Doctor(DoctorArgs),
+    Kv(KvArgs),
     Debug(DebugArgs),
     Completions(CompletionsArgs),
     Man(ManArgs),

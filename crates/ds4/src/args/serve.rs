@@ -5,7 +5,7 @@ use std::path::PathBuf;
 
 use clap::{Args, ValueEnum};
 
-use super::{BackendArgs, ModelArgs, ProfileArg, ThinkArg};
+use super::{BackendArgs, KvCacheArgs, ModelArgs, ProfileArg, ThinkArg};
 
 const ABOUT: &str = "Serve the model over HTTP to agents and SDKs";
 
@@ -42,7 +42,7 @@ pub struct ServeArgs {
     pub ctx: Option<u32>,
 
     /// Requests that are computed together; further ones wait
-    #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u16).range(1..=256))]
+    #[arg(long, value_name = "N", default_value_t = 4, value_parser = clap::value_parser!(u16).range(1..=256))]
     pub parallel: u16,
 
     /// Requests that may wait; further ones are sent away
@@ -112,6 +112,9 @@ pub struct ServeArgs {
     /// Nothing on standard error but errors
     #[arg(short = 'q', long)]
     pub quiet: bool,
+
+    #[command(flatten)]
+    pub kv: KvCacheArgs,
 
     #[command(flatten)]
     pub backend: BackendArgs,

@@ -6,6 +6,7 @@ pub mod completions;
 pub mod debug;
 pub mod doctor;
 pub mod inspect;
+pub mod kv;
 pub mod man;
 pub mod pull;
 pub mod run;

@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use anyhow::{Context, bail};
 use ds4_engine::EngineOptions;
+use ds4_kvstore::KvStore;
 use ds4_server::{AppState, Limits, ServerConfig, UnsupportedMedia};
 use sha2::{Digest, Sha256};
 use tokio::net::TcpListener;
@@ -14,6 +15,7 @@ use tokio::net::TcpListener;
 use crate::args::{MediaArg, ServeArgs, ThinkArg};
 use crate::backend::start_engine;
 use crate::exit::{self, Outcome, UsageError};
+use crate::kv_cache;
 use crate::model_source::{LoadedModel, ModelSource};
 use crate::terminal::{self, Waiting};
 
@@ -49,16 +51,15 @@ pub fn execute(args: &ServeArgs) -> anyhow::Result<Outcome> {
         parallel,
         queue: usize::from(args.queue),
         ctx: args.ctx.map(|ctx| ctx as usize),
-        // Each request leaves up to three states: of what a client's conversations have in common, of its prompt, and of its
-        // answer. Title requests and sub-agents of one client come between two turns of a conversation.
-        retain: 6 + 3 * parallel,
+        kv_ram: Some(kv_cache::memory_budget(args.kv.kv_ram)),
         ..EngineOptions::default()
     };
-    let engine = start_engine(&loaded, &args.backend, options)?;
+    let store = kv_cache::open(&args.kv, loaded.is_demo(), args.quiet)?;
+    let engine = start_engine(&loaded, &args.backend, options, store.as_ref())?;
     drop(waiting);
 
     let profile = args.prompt_profile.resolve(loaded.profile());
-    let state = AppState::new(engine.clone(), profile, config(args, api_keys, &loaded))?;
+    let state = AppState::new(engine.clone(), profile, config(args, api_keys, &loaded, store))?;
     if !args.quiet {
         announce(&source, address, args);
     }
@@ -69,7 +70,7 @@ pub fn execute(args: &ServeArgs) -> anyhow::Result<Outcome> {
     Ok(Outcome::Done)
 }
 
-fn config(args: &ServeArgs, api_keys: Vec<String>, loaded: &LoadedModel) -> ServerConfig {
+fn config(args: &ServeArgs, api_keys: Vec<String>, loaded: &LoadedModel, store: Option<KvStore>) -> ServerConfig {
     let limits = Limits {
         body_bytes: (args.max_body as usize) << 20,
         json_nesting: usize::from(args.max_nesting),
@@ -91,6 +92,7 @@ fn config(args: &ServeArgs, api_keys: Vec<String>, loaded: &LoadedModel) -> Serv
         },
         trace: args.trace.clone(),
         shutdown_grace: Duration::from_secs(u64::from(args.grace)),
+        store,
         limits,
         ..ServerConfig::default()
     }

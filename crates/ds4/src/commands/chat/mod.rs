@@ -50,7 +50,7 @@ pub fn execute(args: &ChatArgs) -> anyhow::Result<Outcome> {
     let loaded = LoadedModel::open(&source)?;
     let ctx = args.ctx.map(|ctx| ctx as usize);
     let options = EngineOptions { retain: RETAINED_STATES, ctx, ..EngineOptions::default() };
-    let engine = start_engine(&loaded, &args.backend, options)?;
+    let engine = start_engine(&loaded, &args.backend, options, None)?;
     drop(waiting);
     // Not before: until here, Ctrl-C ends the program by itself.
     let interrupt = Interrupt::install_for_session()?;

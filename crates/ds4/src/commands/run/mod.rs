@@ -53,7 +53,7 @@ pub fn execute(args: &RunArgs, started: Instant) -> anyhow::Result<Outcome> {
     };
     stages.mark("prompt");
     let options = EngineOptions { retain: 0, ctx: args.ctx.map(|ctx| ctx as usize), ..EngineOptions::default() };
-    let engine = start_engine(&loaded, &args.backend, options)?;
+    let engine = start_engine(&loaded, &args.backend, options, None)?;
     stages.mark("backend");
 
     let mut request = Request::new(prompt.ids);

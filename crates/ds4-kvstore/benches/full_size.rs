@@ -1,0 +1,153 @@
+//! The store at the sizes of V4 Flash: `cargo bench -p ds4-kvstore -- [FOLDER]`. FOLDER should be on the disk that is to be
+//! measured, with 2 GB free; the payloads are random bytes.
+//!
+//! Prints how quickly 100 000 tokens are written behind, how quickly they come back beside a plain sequential read of as many bytes
+//! from the same disk (both with nothing in the page cache, where the system lets go of it), and how long it takes to
+//! look a prompt of 100 000 tokens up among 10 000 stored ones.
+
+use std::fs::File;
+use std::io::{Read, Write};
+use std::os::fd::AsFd;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Instant;
+
+use ds4_kvstore::{Chain, Identity, KvStore, Prefixes, Save, StoreOptions};
+
+/// Tokens and bytes of a page, bytes of a snapshot: docs/kv-format.md.
+const PAGE_TOKENS: usize = 128;
+const PAGE_BYTES: usize = 449_132;
+const SNAPSHOT_BYTES: usize = 4_622_592;
+const PAGES: usize = 100_000 / PAGE_TOKENS;
+const OTHERS: u32 = 10_000;
+
+fn random_bytes(len: usize, seed: u64) -> Vec<u8> {
+    let mut x = seed;
+    let words = (0..len.div_ceil(8)).flat_map(|_| {
+        x = x.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        (x ^ x >> 31).to_le_bytes()
+    });
+    words.take(len).collect()
+}
+
+fn identity() -> Identity {
+    Identity { label: "full size".to_owned(), detail: "benchmark".to_owned(), page_tokens: PAGE_TOKENS }
+}
+
+fn chain(prefixes: &Prefixes, tokens: &[u32]) -> Chain {
+    let mut chain = prefixes.chain();
+    chain.extend(tokens);
+    chain
+}
+
+/// Lets the system forget a file's contents.
+fn forget(path: &Path) {
+    if let Ok(file) = File::open(path) {
+        let _ = rustix::fs::fsync(file.as_fd());
+        let _ = rustix::fs::fadvise(file.as_fd(), 0, None, rustix::fs::Advice::DontNeed);
+    }
+}
+
+fn median(mut times: Vec<f64>) -> f64 {
+    times.sort_by(f64::total_cmp);
+    times[times.len() / 2]
+}
+
+fn main() {
+    let folder = std::env::args().skip(1).find(|argument| !argument.starts_with('-'));
+    let folder = match folder {
+        Some(folder) => tempfile::tempdir_in(folder),
+        None => tempfile::tempdir(),
+    };
+    let folder = folder.expect("a folder");
+    let options = || StoreOptions { queue_bytes: 1 << 30, ..StoreOptions::new(folder.path().join("kv"), 1 << 40) };
+    let prompt: Vec<u32> = (0..=(PAGES * PAGE_TOKENS) as u32).collect();
+    let whole = &prompt[..PAGES * PAGE_TOKENS];
+    let bytes = (PAGES * PAGE_BYTES + SNAPSHOT_BYTES) as f64;
+
+    let store = KvStore::open(options()).expect("a store");
+    let prefixes = store.prefixes(&identity()).expect("an index");
+    let pages = (0..PAGES).map(|page| Arc::new(random_bytes(PAGE_BYTES, page as u64))).collect();
+    let snapshot = Some(random_bytes(SNAPSHOT_BYTES, 1 << 32));
+    let parent = prefixes.chain().root();
+    let save = Save { first_page: 0, parent, tokens: whole.to_vec(), pages, snapshot, session: None };
+    let begin = Instant::now();
+    assert!(prefixes.save(save), "taken");
+    let queued = begin.elapsed();
+    store.flush();
+    let seconds = begin.elapsed().as_secs_f64();
+    println!("write {:.0} MB behind: handed over in {queued:.2?}, on disk after {seconds:.2} s, {:.0} MB/s", bytes / 1e6, bytes / 1e6 / seconds);
+
+    let plain = folder.path().join("plain");
+    let mut file = File::create(&plain).expect("a file");
+    (0..PAGES + 10).for_each(|page| file.write_all(&random_bytes(PAGE_BYTES, page as u64)).expect("room"));
+    file.sync_all().expect("a disk");
+    let plain_bytes = file.metadata().expect("a file").len() as f64;
+    drop(file);
+
+    for is_cold in [true, false] {
+        let (mut restored, mut read) = (Vec::new(), Vec::new());
+        for _ in 0..3 {
+            if is_cold {
+                let entries = std::fs::read_dir(folder.path().join("kv/pages")).expect("a folder");
+                entries.for_each(|entry| forget(&entry.expect("an entry").path()));
+                forget(&plain);
+            }
+            let begin = Instant::now();
+            // As `dd bs=1M of=/dev/null` does.
+            let mut file = File::open(&plain).expect("a file");
+            let mut buffer = vec![0; 1 << 20];
+            while file.read(&mut buffer).expect("a file") > 0 {}
+            read.push(begin.elapsed().as_secs_f64());
+            let begin = Instant::now();
+            let loaded = prefixes.restore(&chain(&prefixes, &prompt), &prompt, 0).expect("stored");
+            restored.push(begin.elapsed().as_secs_f64());
+            assert_eq!((loaded.tokens, loaded.pages.len()), (whole.len(), PAGES));
+        }
+        let (restored, read) = (median(restored), median(read));
+        let (rate, plain_rate) = (bytes / restored, plain_bytes / read);
+        println!(
+            "{}: {} tokens restored in {:.0} ms, {:.0} MB/s; a plain read {:.0} MB/s; {:.0} %",
+            if is_cold { "from disk" } else { "from the page cache" },
+            whole.len(),
+            restored * 1e3,
+            rate / 1e6,
+            plain_rate / 1e6,
+            100.0 * rate / plain_rate,
+        );
+    }
+
+    // Others that begin alike, each with some pages of its own.
+    for number in 0..OTHERS {
+        let shared = PAGES - 1 - number as usize % 700;
+        let mut tokens = whole[..shared * PAGE_TOKENS].to_vec();
+        tokens.extend([number + 1_000_000; PAGE_TOKENS]);
+        tokens.push(number);
+        let chain = chain(&prefixes, &tokens);
+        let first_page = prefixes.stored_pages(&chain);
+        let pages = (first_page..chain.keys().len()).map(|_| Arc::new(vec![1; 16])).collect();
+        let parent = chain.parent_of(first_page);
+        let tokens = tokens[first_page * PAGE_TOKENS..].to_vec();
+        while !prefixes.save(Save { first_page, parent, tokens: tokens.clone(), pages: Vec::clone(&pages), snapshot: Some(vec![2; 16]), session: None }) {
+            store.flush();
+        }
+    }
+    store.flush();
+    let entries = store.entries().expect("an index").len();
+    let mut times = Vec::new();
+    for number in 0..200_u32 {
+        // Half of them leave the stored prompts somewhere on the way.
+        let mut asked = prompt.clone();
+        if number % 2 == 0 {
+            asked.truncate(50_000 + 200 * number as usize);
+            asked.extend([5; 50]);
+        }
+        let begin = Instant::now();
+        let chain = chain(&prefixes, &asked);
+        let found = prefixes.find(&chain, &asked, 0);
+        times.push(begin.elapsed().as_secs_f64());
+        assert!(number % 2 == 0 || found.is_some_and(|found| found.tokens == whole.len()));
+    }
+    let worst = times.iter().copied().fold(0.0, f64::max);
+    println!("lookup of a prompt of {} tokens among {entries}: median {:.2} ms, worst of 200 {:.2} ms, hashing included", prompt.len(), median(times) * 1e3, worst * 1e3);
+}
