@@ -76,7 +76,11 @@ fn main() {
     let queued = begin.elapsed();
     store.flush();
     let seconds = begin.elapsed().as_secs_f64();
-    println!("write {:.0} MB behind: handed over in {queued:.2?}, on disk after {seconds:.2} s, {:.0} MB/s", bytes / 1e6, bytes / 1e6 / seconds);
+    println!(
+        "write {:.0} MB behind: handed over in {queued:.2?}, on disk after {seconds:.2} s, {:.0} MB/s",
+        bytes / 1e6,
+        bytes / 1e6 / seconds
+    );
 
     let plain = folder.path().join("plain");
     let mut file = File::create(&plain).expect("a file");
@@ -128,7 +132,14 @@ fn main() {
         let pages = (first_page..chain.keys().len()).map(|_| Arc::new(vec![1; 16])).collect();
         let parent = chain.parent_of(first_page);
         let tokens = tokens[first_page * PAGE_TOKENS..].to_vec();
-        while !prefixes.save(Save { first_page, parent, tokens: tokens.clone(), pages: Vec::clone(&pages), snapshot: Some(vec![2; 16]), session: None }) {
+        while !prefixes.save(Save {
+            first_page,
+            parent,
+            tokens: tokens.clone(),
+            pages: Vec::clone(&pages),
+            snapshot: Some(vec![2; 16]),
+            session: None,
+        }) {
             store.flush();
         }
     }
@@ -149,5 +160,10 @@ fn main() {
         assert!(number % 2 == 0 || found.is_some_and(|found| found.tokens == whole.len()));
     }
     let worst = times.iter().copied().fold(0.0, f64::max);
-    println!("lookup of a prompt of {} tokens among {entries}: median {:.2} ms, worst of 200 {:.2} ms, hashing included", prompt.len(), median(times) * 1e3, worst * 1e3);
+    println!(
+        "lookup of a prompt of {} tokens among {entries}: median {:.2} ms, worst of 200 {:.2} ms, hashing included",
+        prompt.len(),
+        median(times) * 1e3,
+        worst * 1e3
+    );
 }

@@ -53,6 +53,10 @@ fn main() {
         );
         let begin = Instant::now();
         let fork = sequence.fork();
-        println!("{precision}: a snapshot takes {:.2} MiB and {:.2?}", fork.own_bytes() as f64 / (1 << 20) as f64, begin.elapsed());
+        println!(
+            "{precision}: a snapshot takes {:.2} MiB and {:.2?}",
+            fork.own_bytes() as f64 / (1 << 20) as f64,
+            begin.elapsed()
+        );
     }
 }
