@@ -3,7 +3,7 @@
 use std::io;
 use std::sync::Arc;
 use std::sync::mpsc::{self, Receiver, Sender};
-use std::thread;
+use std::thread::{self, JoinHandle};
 
 use ds4_kvstore::{Chain, Identity, KvStore, Prefixes, Save, StoreError, StoreStats};
 use ds4_model::state::{SequenceState, StateParts};
@@ -14,7 +14,9 @@ use crate::inbox::Inbox;
 /// The store, and the thread that reads from it.
 pub(crate) struct DiskTier {
     prefixes: Prefixes,
-    requests: Sender<LoadRequest>,
+    /// `None` when nothing more is to be read.
+    requests: Option<Sender<LoadRequest>>,
+    reader: Option<JoinHandle<()>>,
     results: Receiver<LoadResult>,
     next_ticket: u64,
     /// Once a backend cannot give its states away, it is not asked again.
@@ -68,7 +70,7 @@ impl DiskTier {
         let prefixes = store.prefixes(identity)?;
         let (requests, to_load) = mpsc::channel::<LoadRequest>();
         let (loaded, results) = mpsc::channel();
-        thread::Builder::new().name("ds4-kv-read".to_owned()).spawn({
+        let reader = thread::Builder::new().name("ds4-kv-read".to_owned()).spawn({
             let prefixes = prefixes.clone();
             move || {
                 // Ends when the scheduler drops its end.
@@ -81,7 +83,7 @@ impl DiskTier {
                 }
             }
         })?;
-        Ok(Self { prefixes, requests, results, next_ticket: 0, exports: true })
+        Ok(Self { prefixes, requests: Some(requests), reader: Some(reader), results, next_ticket: 0, exports: true })
     }
 
     /// Tokens of a page: no prefix on disk is shorter, and none is worth reading for less.
@@ -94,7 +96,7 @@ impl DiskTier {
         self.next_ticket += 1;
         let ticket = Ticket(self.next_ticket);
         let request = LoadRequest { ticket, prompt: prompt.to_vec(), beyond };
-        self.requests.send(request).ok().map(|()| ticket)
+        self.requests.as_ref()?.send(request).ok().map(|()| ticket)
     }
 
     /// A load that has come to an end.
@@ -146,6 +148,17 @@ impl DiskTier {
     /// The store's counters.
     pub(crate) fn stats(&self) -> StoreStats {
         self.prefixes.store().stats()
+    }
+}
+
+impl Drop for DiskTier {
+    /// Waits for the thread: the store is then in nobody's hands here, and whoever closes it knows that it is closed.
+    fn drop(&mut self) {
+        self.requests = None;
+        if let Some(reader) = self.reader.take() {
+            // Its panics are printed; there is nothing to do about them.
+            let _ = reader.join();
+        }
     }
 }
 

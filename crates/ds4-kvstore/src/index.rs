@@ -239,7 +239,8 @@ impl Index {
         while let Some(row) = rows.next()? {
             let (page, number): (Id, i64) = (row.get(0)?, row.get(1)?);
             let end = (number as usize + 1).saturating_mul(page_tokens);
-            let rest = tokens.get(end..tokens.len().saturating_sub(1)).unwrap_or_default();
+            // A page that ends where the prompt does leaves nothing over.
+            let Some(rest) = tokens.get(end..tokens.len().saturating_sub(1)) else { continue };
             let rest = &rest[..rest.len().min(page_tokens)];
             if let Some(found) = self.longest_tail(page, rest)? {
                 return Ok(Some((found, number as usize + 1)));

@@ -59,6 +59,19 @@ fn the_longest_stored_beginning_is_found_and_survives_a_restart() {
 }
 
 #[test]
+fn a_prompt_that_ends_with_a_stored_page_leaves_a_token_to_compute() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let store = open(folder.path());
+    let prefixes = prefixes(&store);
+    assert!(save(&prefixes, &run(1, PAGE)));
+    assert!(save(&prefixes, &run(1, 3 * PAGE)));
+    store.flush();
+    assert_eq!(restored(&prefixes, &run(1, PAGE)), 0);
+    assert_eq!(restored(&prefixes, &run(1, 3 * PAGE)), PAGE);
+    assert_eq!(restored(&prefixes, &run(1, 3 * PAGE + 1)), 3 * PAGE);
+}
+
+#[test]
 fn a_conversation_that_grows_writes_what_is_new() {
     let folder = tempfile::tempdir().expect("a folder");
     let store = open(folder.path());

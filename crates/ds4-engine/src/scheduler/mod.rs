@@ -180,7 +180,8 @@ impl<B: Backend> Scheduler<'_, B> {
 
     /// Continues a state from disk instead of what was in memory.
     fn take_over(&mut self, slot: &mut Slot<B::Sequence>, state: &Sequence) {
-        if state.len() <= slot.sequence.len() || !self.cache.make_room(self.layout.sequence_bytes(state.len())) {
+        let is_of_use = (slot.sequence.len() + 1..slot.job.prompt_tokens()).contains(&state.len());
+        if !is_of_use || !self.cache.make_room(self.layout.sequence_bytes(state.len())) {
             return;
         }
         // A device that has no room computes the prompt instead.

@@ -59,13 +59,17 @@ pub fn execute(args: &ServeArgs) -> anyhow::Result<Outcome> {
     drop(waiting);
 
     let profile = args.prompt_profile.resolve(loaded.profile());
-    let state = AppState::new(engine.clone(), profile, config(args, api_keys, &loaded, store))?;
+    let state = AppState::new(engine.clone(), profile, config(args, api_keys, &loaded, store.clone()))?;
     if !args.quiet {
         announce(&source, address, args);
     }
     drop(loaded);
     runtime.block_on(ds4_server::serve(state, listener, stop_signal()));
     engine.shut_down();
+    if let Some(store) = store {
+        // What the last answers left is on the disk before the process ends.
+        store.flush();
+    }
     runtime.shutdown_timeout(LAST_WORDS);
     Ok(Outcome::Done)
 }
