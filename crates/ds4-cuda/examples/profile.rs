@@ -1,0 +1,150 @@
+//! Where the time goes on a GPU: speed of prefill and decoding of a model with random weights, and every kernel's share.
+//!
+//! `cargo run --release -p ds4-cuda --example profile -- [--shape NAME] [--layers N] [--share] [--context N] [--batch N,N] [--kernels]`
+
+use std::sync::Arc;
+use std::time::Instant;
+
+use ds4_cuda::device::cuda::CudaDevice;
+use ds4_cuda::{CudaBackend, CudaOptions, Device};
+use ds4_model::rows::Wanted;
+use ds4_model::state::SequenceState;
+use ds4_model::{Backend, Buffer, Model, ReadCost, Rows, StateLayout, forward};
+use ds4_synth::{Shape, SynthOptions};
+
+struct Options {
+    shape: Shape,
+    layers: Option<usize>,
+    share: bool,
+    contexts: Vec<usize>,
+    batches: Vec<usize>,
+    chunk: usize,
+    kernels: bool,
+}
+
+fn options() -> Options {
+    let mut options = Options {
+        shape: Shape::V4_FLASH,
+        layers: None,
+        share: false,
+        contexts: vec![2048],
+        batches: vec![1],
+        chunk: 2048,
+        kernels: false,
+    };
+    let list = |text: String| text.split(',').map(|n| n.parse().expect("numbers")).collect::<Vec<usize>>();
+    let mut args = std::env::args().skip(1);
+    while let Some(arg) = args.next() {
+        let mut value = || args.next().expect("a value");
+        match arg.as_str() {
+            "--shape" => options.shape = Shape::by_name(&value()).expect("a published shape"),
+            "--layers" => options.layers = value().parse().ok(),
+            "--share" => options.share = true,
+            "--context" => options.contexts = list(value()),
+            "--batch" => options.batches = list(value()),
+            "--chunk" => options.chunk = value().parse().expect("a number"),
+            "--kernels" => options.kernels = true,
+            other => panic!("what is {other}?"),
+        }
+    }
+    options
+}
+
+fn main() -> Result<(), Box<dyn std::error::Error>> {
+    let o = options();
+    let device = CudaDevice::open(0)?;
+    let as_device: Arc<dyn Device> = Arc::<CudaDevice>::clone(&device);
+    println!("{:?}", device.info());
+    let started = Instant::now();
+    // The layers' bytes are made once; on the card each layer has its own unless --share is given.
+    let synth = SynthOptions { shape: o.shape, layers: o.layers, alias: true, seed: 1 };
+    let model = Arc::new(Model::new(ds4_synth::in_memory(&synth, None)?)?);
+    println!("made in {:.1} s", started.elapsed().as_secs_f64());
+    let started = Instant::now();
+    let mut bytes = 0;
+    let options = CudaOptions { share_weights: o.share, ..CudaOptions::default() };
+    let mut backend = CudaBackend::new(Arc::clone(&model), as_device, options, &mut |done| bytes = done)?;
+    let seconds = started.elapsed().as_secs_f64();
+    println!("loaded {:.2} GB in {seconds:.1} s, {:.1} GB/s", bytes as f64 / 1e9, bytes as f64 / 1e9 / seconds);
+    let memory = device.memory()?;
+    println!("memory: {:.2} of {:.2} GiB in use", gib(memory.total - memory.free), gib(memory.total));
+    let vocab = model.config().n_vocab;
+    let layout = StateLayout::new(model.config(), backend.numerics().kv);
+    let token = |i: usize| (i.wrapping_mul(2_654_435_761) % vocab) as u32;
+
+    let mut sequence = backend.new_sequence();
+    for &context in &o.contexts {
+        while sequence.len() < context {
+            let n = o.chunk.min(context - sequence.len());
+            let tokens: Vec<u32> = (sequence.len()..sequence.len() + n).map(token).collect();
+            let last = sequence.len() + n == context;
+            if o.kernels && last {
+                device.start_timing();
+            }
+            let mut rows = Rows::new();
+            rows.push(0, sequence.len(), &tokens, Wanted::Last);
+            let started = Instant::now();
+            forward(&mut backend, &rows, &mut [&mut sequence])?;
+            let logits = backend.read(Buffer::Logits)?;
+            let seconds = started.elapsed().as_secs_f64();
+            println!(
+                "prefill to {:>7}: {:>8.1} t/s  ({:.1} ms, logit 0 {:.4})",
+                sequence.len(),
+                n as f64 / seconds,
+                seconds * 1e3,
+                logits[0]
+            );
+            if o.kernels && last {
+                table(&device)?;
+            }
+        }
+        for &batch in &o.batches {
+            let mut sequences: Vec<_> = (0..batch).map(|_| sequence.fork()).collect();
+            let mut times = Vec::new();
+            for step in 0..20 {
+                let profile = o.kernels && step == 19;
+                let mut rows = Rows::new();
+                for (i, s) in sequences.iter().enumerate() {
+                    rows.push(i, s.len(), &[token(s.len() + i * 7919)], Wanted::Last);
+                }
+                if profile {
+                    // Timed kernels are started one by one: a batch of two more rows has no graph yet.
+                    device.start_timing();
+                    backend.forget_graphs();
+                }
+                let started = Instant::now();
+                forward(&mut backend, &rows, &mut sequences.iter_mut().collect::<Vec<_>>())?;
+                backend.read(Buffer::Logits)?;
+                times.push(started.elapsed().as_secs_f64());
+                if profile {
+                    table(&device)?;
+                }
+            }
+            times.drain(..4);
+            times.sort_by(f64::total_cmp);
+            let median = times[times.len() / 2];
+            let cost = ReadCost::of(&model, &layout, context);
+            println!(
+                "decode at {context:>7}, {batch:>2} sequences: {:>8.1} t/s  ({:.3} ms, {:.0} GB/s for one)",
+                batch as f64 / median,
+                median * 1e3,
+                cost.total() as f64 / 1e9 / median
+            );
+        }
+    }
+    Ok(())
+}
+
+fn gib(bytes: u64) -> f64 {
+    bytes as f64 / f64::from(1 << 30)
+}
+
+fn table(device: &CudaDevice) -> Result<(), Box<dyn std::error::Error>> {
+    let times = device.finish_timing()?;
+    let total: f64 = times.iter().map(|t| t.2).sum();
+    for (kernel, count, ms) in times {
+        println!("    {kernel:<26} {count:>6} x {:>9.2} us = {ms:>9.3} ms", ms * 1e3 / count as f64);
+    }
+    println!("    total {total:.3} ms");
+    Ok(())
+}

@@ -1,0 +1,275 @@
+//! Attention: projections, queries, the cache, the indexer's choice, softmax, output.
+
+use super::executor::{Executor, chunk_keys, most_chunks};
+use super::linear::Linear;
+use crate::device::{DeviceError, Memory};
+use crate::params;
+use crate::tensors::DeviceCompressor;
+
+impl Executor {
+    /// Every projection of the attention input.
+    pub(super) fn attention_in(&self, layer: usize) -> Result<(), DeviceError> {
+        let config = self.model.config();
+        let tensors = &self.tensors.layers[layer];
+        let work = &self.work;
+        let mut list = vec![Linear::new(tensors.q_a, work.latent.params.f), Linear::new(tensors.kv, work.kv.address())];
+        let features = |list: &mut Vec<Linear>, c: &DeviceCompressor, kv: &Memory, gate: &Memory| {
+            list.push(Linear::new(c.kv, kv.address()));
+            list.push(Linear::new(c.gate, gate.address()));
+        };
+        if let Some(c) = &tensors.compressor {
+            features(&mut list, c, &work.compressor_kv, &work.compressor_gate);
+        }
+        if let Some(indexer) = &tensors.indexer {
+            features(&mut list, &indexer.compressor, &work.indexer_kv, &work.indexer_gate);
+            let scale = ((config.idx_heads * config.idx_dim) as f32).powf(-0.5);
+            list.push(Linear { scale, ..Linear::new(indexer.weights, work.indexer_weights.address()) });
+        }
+        self.products(&work.input, self.batch.rows, &list)?;
+        work.latent.changed();
+        Ok(())
+    }
+
+    /// The query latent's norm, queries and the indexer's queries.
+    pub(super) fn query(&self, layer: usize) -> Result<(), DeviceError> {
+        let tensors = &self.tensors.layers[layer];
+        let work = &self.work;
+        let forms = super::is_int8(self.numerics.compute);
+        let norm = params::NormQuantize {
+            x: work.latent.params,
+            weight: tensors.q_a_norm,
+            eps: self.model.config().eps,
+            integers: u32::from(forms),
+            halves: u32::from(forms),
+            pad: 0,
+        };
+        self.launch("norm_quantize", [self.batch.rows as u32, 1, 1], 256, &norm)?;
+        work.latent.set_forms(forms, forms);
+        let mut list = vec![Linear::new(tensors.q_b, work.query.address())];
+        if let Some(indexer) = &tensors.indexer {
+            list.push(Linear::new(indexer.q_b, work.indexer_query.address()));
+        }
+        self.products(&work.latent, self.batch.rows, &list)?;
+        self.finish_heads(layer, true, tensors.indexer.is_some(), false)
+    }
+
+    /// The forms of queries that were written from outside.
+    pub(super) fn query_heads(&self, layer: usize, attention: bool, indexer: bool) -> Result<(), DeviceError> {
+        self.finish_heads(layer, attention, indexer, true)
+    }
+
+    fn finish_heads(&self, layer: usize, attention: bool, indexer: bool, forms_only: bool) -> Result<(), DeviceError> {
+        let config = self.model.config();
+        let work = &self.work;
+        let heads = if attention { config.n_head } else { 0 };
+        let index_heads = if indexer { config.idx_heads } else { 0 };
+        let query = params::QueryHeads {
+            query: work.query.address(),
+            hi: work.query_hi.address(),
+            lo: work.query_lo.address(),
+            index_query: work.indexer_query.address(),
+            index_codes: work.indexer_codes.address(),
+            index_scales: work.indexer_scales.address(),
+            angles: work.angles.address(),
+            heads: heads as u32,
+            dim: config.head_dim as u32,
+            rope: config.rope_dim as u32,
+            index_heads: index_heads as u32,
+            index_dim: config.idx_dim as u32,
+            pairs: (config.rope_dim / 2) as u32,
+            kind: self.kind(layer),
+            exact: self.layout.format.exact,
+            eps: config.eps,
+            forms_only: u32::from(forms_only),
+        };
+        let blocks = (heads + index_heads).div_ceil(8) as u32;
+        self.launch("query_heads", [blocks, self.batch.rows as u32, 1], 256, &query)
+    }
+
+    /// Which rotary frequencies a layer has: 0 without compression, 1 with.
+    fn kind(&self, layer: usize) -> u32 {
+        u32::from(self.model.config().ratios[layer] != 0)
+    }
+
+    fn cache_params(&self, layer: usize, forms_only: bool) -> params::Cache {
+        let config = self.model.config();
+        let tensors = &self.tensors.layers[layer];
+        let work = &self.work;
+        let compressor = |c: Option<&DeviceCompressor>, kv: &Memory, gate: &Memory, dim: usize| match c {
+            None => Self::empty(),
+            Some(c) => params::Compressor {
+                kv: kv.address(),
+                gate: gate.address(),
+                ape: c.ape,
+                norm: c.norm,
+                dim: dim as u32,
+                width: c.kv.rows(),
+            },
+        };
+        let ratio = config.ratios[layer];
+        params::Cache {
+            rows: work.row_info.address(),
+            spans: work.spans.address(),
+            kv: work.kv.address(),
+            kv_stored: work.kv_stored.address(),
+            kv_norm: tensors.kv_norm,
+            angles: work.angles.address(),
+            frequencies: self.tensors.frequencies,
+            attention: compressor(
+                tensors.compressor.as_ref(),
+                &work.compressor_kv,
+                &work.compressor_gate,
+                config.head_dim,
+            ),
+            indexer: compressor(
+                tensors.indexer.as_ref().map(|indexer| &indexer.compressor),
+                &work.indexer_kv,
+                &work.indexer_gate,
+                config.idx_dim,
+            ),
+            place: self.layout.layers[layer],
+            format: self.layout.format,
+            kind: self.kind(layer),
+            pairs: (config.rope_dim / 2) as u32,
+            has_indexer: u32::from(tensors.indexer.is_some()),
+            overlapping: u32::from(config.overlaps(ratio)),
+            eps: config.eps,
+            forms_only: u32::from(forms_only),
+        }
+    }
+
+    /// KV rows, then compressed rows, then indexer rows: how many of these a layer has.
+    fn cache_roles(&self, layer: usize) -> u32 {
+        let tensors = &self.tensors.layers[layer];
+        1 + u32::from(tensors.compressor.is_some()) + u32::from(tensors.indexer.is_some())
+    }
+
+    /// The batch's KV rows, and every row that its compressors complete.
+    pub(super) fn append(&self, layer: usize) -> Result<(), DeviceError> {
+        let grid = [self.batch.rows as u32, self.cache_roles(layer), 1];
+        self.launch("cache_append", grid, 256, &self.cache_params(layer, false))
+    }
+
+    /// Stores KV rows that were written from outside.
+    pub(super) fn store_kv(&self) -> Result<(), DeviceError> {
+        self.launch("cache_append", [self.batch.rows as u32, 1, 1], 256, &self.cache_params(0, true))
+    }
+
+    /// The indexer's choice.
+    pub(super) fn select(&self, layer: usize) -> Result<(), DeviceError> {
+        let config = self.model.config();
+        let work = &self.work;
+        let rows = self.batch.rows;
+        let ratio = config.ratios[layer];
+        if self.tensors.layers[layer].indexer.is_none() || self.batch.reach / ratio <= config.idx_topk {
+            // Every row attends to all that it sees.
+            return self.device_fill_selected();
+        }
+        let stride = self.score_stride();
+        let at_once = self.score_rows();
+        for first in (0..rows).step_by(at_once) {
+            let n = at_once.min(rows - first) as u32;
+            let index = params::Index {
+                rows: work.row_info.address(),
+                spans: work.spans.address(),
+                codes: work.indexer_codes.address(),
+                code_scales: work.indexer_scales.address(),
+                query: work.indexer_query.address(),
+                head_weights: work.indexer_weights.address(),
+                scores: self.scratch.scores.address(),
+                selection: work.selection.address(),
+                selected: work.selected.address(),
+                place: self.layout.layers[layer],
+                format: self.layout.format,
+                heads: config.idx_heads as u32,
+                dim: config.idx_dim as u32,
+                top_k: config.idx_topk as u32,
+                first_row: first as u32,
+                score_stride: stride as u32,
+                pad: 0,
+            };
+            self.launch("index_scores", [stride.div_ceil(256) as u32, n, 1], 256, &index)?;
+            self.launch("index_top", [n, 1, 1], 1024, &index)?;
+        }
+        Ok(())
+    }
+
+    fn device_fill_selected(&self) -> Result<(), DeviceError> {
+        let fill =
+            params::FillWords { to: self.work.selected.address(), count: self.batch.rows as u32, value: u32::MAX };
+        self.launch("fill_words", [self.batch.rows.div_ceil(256) as u32, 1, 1], 256, &fill)
+    }
+
+    /// Attention; then the batch's rows enter rings and frontiers.
+    pub(super) fn attend(&self, layer: usize) -> Result<(), DeviceError> {
+        let config = self.model.config();
+        let work = &self.work;
+        let rows = self.batch.rows as u32;
+        let exact = self.layout.format.exact != 0;
+        let chunks = most_chunks(config, self.numerics, self.batch.rows, self.batch.reach);
+        let attend = params::Attend {
+            rows: work.row_info.address(),
+            spans: work.spans.address(),
+            hi: work.query_hi.address(),
+            lo: work.query_lo.address(),
+            kv_stored: work.kv_stored.address(),
+            selection: work.selection.address(),
+            selected: work.selected.address(),
+            sinks: self.tensors.layers[layer].sinks,
+            angles: work.angles.address(),
+            attended: work.attended.params.f,
+            part_max: self.scratch.part_max.address(),
+            part_sum: self.scratch.part_sum.address(),
+            part_out: self.scratch.part_out.address(),
+            place: self.layout.layers[layer],
+            format: self.layout.format,
+            heads: config.n_head as u32,
+            pairs: (config.rope_dim / 2) as u32,
+            kind: self.kind(layer),
+            top_k: config.idx_topk as u32,
+            most_chunks: chunks.unwrap_or(0) as u32,
+            split: u32::from(chunks.is_some()),
+            scale: (config.head_dim as f32).powf(-0.5),
+            pad: 0,
+        };
+        let kernel = if exact { "attend_exact" } else { "attend_packed" };
+        let head_tiles = config.n_head.div_ceil(16) as u32;
+        // Blocks of chunks that a layer of this ratio cannot have are not started.
+        let here = chunks.map(|_| self.chunks_of(layer) as u32);
+        let grid = [here.unwrap_or(1), head_tiles, rows];
+        self.launch_with(kernel, grid, 256, ATTEND_MEMORY, &attend)?;
+        if here.is_some() {
+            self.launch("attend_merge", [config.n_head as u32, rows, 1], 256, &attend)?;
+        }
+        work.attended.changed();
+        let grid = [rows, self.cache_roles(layer), 1];
+        self.launch("cache_commit", grid, 256, &self.cache_params(layer, false))
+    }
+
+    /// Most chunks of any row in this layer.
+    fn chunks_of(&self, layer: usize) -> usize {
+        let config = self.model.config();
+        let ratio = config.ratios[layer];
+        let visible = self.batch.reach.checked_div(ratio).unwrap_or(0);
+        let compressed = if config.has_indexer(ratio) { visible.min(config.idx_topk) } else { visible };
+        (config.window.min(self.batch.reach) + compressed).div_ceil(chunk_keys(self.numerics.kv))
+    }
+
+    /// Grouped low-rank output.
+    pub(super) fn attention_out(&self, layer: usize) -> Result<(), DeviceError> {
+        let config = self.model.config();
+        let tensors = &self.tensors.layers[layer];
+        let work = &self.work;
+        let low = Linear {
+            groups: config.o_groups,
+            group_rows: config.o_rank,
+            ..Linear::new(tensors.out_a, work.low.params.f)
+        };
+        self.products(&work.attended, self.batch.rows, &[low])?;
+        work.low.changed();
+        self.products(&work.low, self.batch.rows, &[Linear::new(tensors.out_b, work.output.address())])
+    }
+}
+
+/// Bytes of dynamic shared memory of the attention kernels: the larger one of `AttendMemory`'s two sizes.
+const ATTEND_MEMORY: u32 = 80 << 10;

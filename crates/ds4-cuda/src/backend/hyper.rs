@@ -1,0 +1,107 @@
+//! Hyper-connections and the output head.
+
+use ds4_model::Sublayer;
+
+use super::executor::Executor;
+use super::linear::Linear;
+use super::workspace::{Activations, HYPER_SLICE};
+use crate::device::DeviceError;
+use crate::params;
+use crate::tensors::DeviceHyper;
+
+impl Executor {
+    /// Mixes the streams before a sublayer; `merged`: after merging the output of the sublayer before.
+    pub(super) fn hyper_mix(&self, layer: usize, sublayer: Sublayer, merged: bool) -> Result<(), DeviceError> {
+        let tensors = &self.tensors.layers[layer];
+        let (connection, norm) = match sublayer {
+            Sublayer::Attention => (&tensors.hc_attn, tensors.attn_norm),
+            Sublayer::Experts => (&tensors.hc_ffn, tensors.ffn_norm),
+        };
+        let rows = self.batch.rows;
+        self.project(Some(connection), merged, rows, 0)?;
+        self.finish(connection, norm, rows, 0, &self.work.input)
+    }
+
+    /// Merges without mixing.
+    pub(super) fn hyper_merge(&self) -> Result<(), DeviceError> {
+        self.project(None, true, self.batch.rows, 0)
+    }
+
+    fn makes_forms(&self) -> bool {
+        super::is_int8(self.numerics.compute)
+    }
+
+    fn project(
+        &self,
+        connection: Option<&DeviceHyper>,
+        merge: bool,
+        rows: usize,
+        row_list: u64,
+    ) -> Result<(), DeviceError> {
+        let config = self.model.config();
+        let project = params::HyperProject {
+            streams: self.work.streams.address(),
+            output: self.work.output.address(),
+            post: self.work.post.address(),
+            comb: self.work.comb.address(),
+            project: connection.map_or(0, |c| c.project),
+            sums: self.work.hyper_sums.address(),
+            row_list,
+            n_embd: config.n_embd as u32,
+            outputs: connection.map_or(0, |c| c.outputs),
+            rows: rows as u32,
+            half_weights: connection.map_or(0, |c| u32::from(c.half)),
+            merge: u32::from(merge),
+            project_too: u32::from(connection.is_some()),
+        };
+        let grid = [(config.n_embd / HYPER_SLICE) as u32, rows.div_ceil(8) as u32, 1];
+        self.launch("hc_project", grid, 256, &project)
+    }
+
+    fn finish(
+        &self,
+        connection: &DeviceHyper,
+        norm: u64,
+        rows: usize,
+        row_list: u64,
+        x: &Activations,
+    ) -> Result<(), DeviceError> {
+        let config = self.model.config();
+        let head = row_list != 0;
+        let finish = params::HyperFinish {
+            streams: self.work.streams.address(),
+            sums: self.work.hyper_sums.address(),
+            base: connection.base,
+            scale: connection.scale,
+            norm,
+            post: self.work.post.address(),
+            comb: self.work.comb.address(),
+            row_list,
+            x: x.params,
+            n_embd: config.n_embd as u32,
+            slices: (config.n_embd / HYPER_SLICE) as u32,
+            iterations: config.sinkhorn_iterations as u32,
+            head: u32::from(head),
+            eps: config.eps,
+            hc_eps: config.hc_eps,
+            integers: u32::from(self.makes_forms()),
+            halves: u32::from(self.makes_forms()),
+        };
+        self.launch("hc_finish", [rows as u32, if head { 1 } else { 2 }, 1], 1024, &finish)?;
+        x.set_forms(self.makes_forms(), self.makes_forms());
+        Ok(())
+    }
+
+    /// Logits of the wanted rows.
+    pub(super) fn output_head(&self) -> Result<(), DeviceError> {
+        let rows = self.batch.wanted.len();
+        if rows == 0 {
+            return Ok(());
+        }
+        let list = self.work.wanted.address();
+        self.project(Some(&self.tensors.output_hc), false, rows, list)?;
+        self.finish(&self.tensors.output_hc, self.tensors.output_norm, rows, list, &self.head.input)?;
+        let logits = Linear::new(self.tensors.output, self.head.logits.address());
+        self.products(&self.head.input, rows, &[logits])
+    }
+}

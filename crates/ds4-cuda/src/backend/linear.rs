@@ -1,0 +1,110 @@
+//! Matrix products: which kernel for which types and batch.
+
+use super::executor::Executor;
+use super::is_int8;
+use super::workspace::Activations;
+use crate::device::DeviceError;
+use crate::params::{self, MOST_PRODUCTS};
+use crate::weights::{DeviceWeight, Storage};
+
+/// `y = scale * W x`.
+#[derive(Clone, Copy)]
+pub(super) struct Linear {
+    pub weight: DeviceWeight,
+    pub y: u64,
+    pub y_stride: usize,
+    pub scale: f32,
+    /// Rows of x per batch row, and rows of W that belong to each; 1 and 0 where W has one input.
+    pub groups: usize,
+    pub group_rows: usize,
+}
+
+impl Linear {
+    /// A product with one input.
+    pub fn new(weight: DeviceWeight, y: u64) -> Self {
+        Self { weight, y, y_stride: weight.rows() as usize, scale: 1.0, groups: 1, group_rows: 0 }
+    }
+}
+
+/// Largest batches of the kernels that read every weight once for 8 or 16 columns.
+const FEW: usize = 8;
+const SEVERAL: usize = 64;
+
+impl Executor {
+    /// Whether products with this matrix run on matrix instructions.
+    pub(super) fn is_fast(&self, weight: &DeviceWeight) -> bool {
+        is_int8(self.numerics.compute) && matches!(weight.storage, Storage::Q8_0 | Storage::F16)
+    }
+
+    /// Makes the forms of `x` that are asked for and not there. `rows`: of x.
+    pub(super) fn prepare(
+        &self,
+        x: &Activations,
+        rows: usize,
+        integers: bool,
+        halves: bool,
+    ) -> Result<(), DeviceError> {
+        let (integers, halves) = (integers && !x.integers.get(), halves && !x.halves.get());
+        if !integers && !halves {
+            return Ok(());
+        }
+        let quantize = params::Quantize { x: x.params, integers: u32::from(integers), halves: u32::from(halves) };
+        self.launch("quantize", [x.params.blocks, rows as u32, 1], 256, &quantize)?;
+        x.set_forms(x.integers.get() || integers, x.halves.get() || halves);
+        Ok(())
+    }
+
+    /// Products with the same input, `rows` rows of the batch.
+    pub(super) fn products(&self, x: &Activations, rows: usize, list: &[Linear]) -> Result<(), DeviceError> {
+        let (fast, plain): (Vec<Linear>, Vec<Linear>) = list.iter().partition(|l| self.is_fast(&l.weight));
+        let groups = list.iter().map(|l| l.groups).max().unwrap_or(1);
+        let integers = fast.iter().any(|l| l.weight.storage == Storage::Q8_0);
+        let halves = fast.iter().any(|l| l.weight.storage == Storage::F16);
+        self.prepare(x, rows * groups, integers, halves)?;
+        let x = x.params;
+        let whole_tiles = fast.iter().all(|l| l.group_rows.is_multiple_of(128));
+        if rows <= FEW {
+            self.launch_products("linear_8", x, rows, &fast, 32, |units| [units, 1, 1])?;
+        } else if rows <= SEVERAL || !whole_tiles {
+            let columns = rows.div_ceil(16) as u32;
+            self.launch_products("linear_16", x, rows, &fast, 32, |units| [units, columns, 1])?;
+        } else {
+            let columns = rows.div_ceil(64) as u32;
+            self.launch_products("linear_tile", x, rows, &fast, 128, |units| [columns, units, 1])?;
+        }
+        let columns = rows.div_ceil(8) as u32;
+        self.launch_products("linear_float", x, rows, &plain, 1, |units| [units.div_ceil(8), columns, 1])
+    }
+
+    /// `unit`: rows of W that a unit of the launch's numbering stands for.
+    fn launch_products(
+        &self,
+        kernel: &'static str,
+        x: params::Rows,
+        rows: usize,
+        list: &[Linear],
+        unit: usize,
+        grid: impl Fn(u32) -> [u32; 3],
+    ) -> Result<(), DeviceError> {
+        for part in list.chunks(MOST_PRODUCTS) {
+            let mut all: params::Products = Self::empty();
+            let mut end = 0;
+            for (slot, linear) in all.products.iter_mut().zip(part) {
+                end += linear.weight.rows().div_ceil(unit as u32);
+                *slot = params::Product {
+                    w: linear.weight.params,
+                    y: linear.y,
+                    y_stride: linear.y_stride as u32,
+                    unit_end: end,
+                    x_rows: linear.groups as u32,
+                    group_rows: linear.group_rows as u32,
+                    scale: linear.scale,
+                    pad: 0,
+                };
+            }
+            (all.x, all.count, all.rows) = (x, part.len() as u32, rows as u32);
+            self.launch(kernel, grid(end), 256, &all)?;
+        }
+        Ok(())
+    }
+}

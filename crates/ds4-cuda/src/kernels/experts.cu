@@ -1,0 +1,270 @@
+// Mixture of experts: choice, grouping of a batch by expert, gate and up products with SwiGLU, down products, sums.
+#include "forms.cuh"
+#include "product.cuh"
+
+struct RouteParams {
+    u64 scores, bias, table, rows, ids, weights;
+    u32 n_expert, used;
+    float scale;
+    u32 pad;
+};
+
+DS4_DEVICE float softplus(float x) { return fmaxf(x, 0.0f) + log1pf(expf(-fabsf(x))); }
+
+/// Experts of each row by the largest score plus bias (the lower number first among equals), or by the token's table row.
+/// One warp per row; up to 512 experts. grid: rows; 32 threads.
+DS4_KERNEL(route, 32, 8, RouteParams) {
+    u32 row = blockIdx.x, lane = threadIdx.x;
+    const float *logits = ptr<const float>(p.scores) + u64(row) * p.n_expert;
+    float score[16], biased[16];
+#pragma unroll
+    for (int i = 0; i < 16; i++) {
+        u32 e = i * 32 + lane;
+        score[i] = 0.0f, biased[i] = -infinity();
+        if (e >= p.n_expert) continue;
+        score[i] = sqrtf(softplus(logits[e]));
+        biased[i] = score[i] + (p.bias == 0 ? 0.0f : ptr<const float>(p.bias)[e]) + 0.0f;
+    }
+    u32 *ids = ptr<u32>(p.ids) + row * p.used;
+    float sum = 0.0f, mine = 0.0f;
+    for (u32 k = 0; k < p.used; k++) {
+        u32 best = 0;
+        if (p.table != 0) {
+            best = ptr<const u32>(p.table)[u64(ptr<const RowInfo>(p.rows)[row].token) * p.used + k];
+        } else {
+            float value = -infinity();
+            best = ~0u;
+#pragma unroll
+            for (int i = 0; i < 16; i++) {
+                u32 e = i * 32 + lane;
+                if (e < p.n_expert && (best == ~0u || biased[i] > value)) value = biased[i], best = e;
+            }
+            for (int mask = 16; mask > 0; mask /= 2) {
+                float other = shuffle_xor(value, mask);
+                u32 other_best = shuffle_xor(best, mask);
+                if (other_best != ~0u && (best == ~0u || other > value || (other == value && other_best < best)))
+                    value = other, best = other_best;
+            }
+        }
+        float chosen = 0.0f;
+#pragma unroll
+        for (int i = 0; i < 16; i++) {
+            if (i * 32 + lane != best) continue;
+            chosen = score[i];
+            if (p.table == 0) biased[i] = -infinity();
+        }
+        // Every expert of a row is another one; what was taken is below all others but may equal a score of minus infinity.
+        chosen = shuffle(chosen, best % 32);
+        sum += chosen;
+        if (lane == k) mine = chosen;
+        if (lane == 0) ids[k] = best;
+    }
+    float factor = p.scale / fmaxf(sum, 1e-20f);
+    if (lane < p.used) ptr<float>(p.weights)[row * p.used + lane] = mine * factor;
+}
+
+struct GroupParams {
+    u64 ids, list, items, item_count;
+    u32 rows, used, n_expert, columns;
+};
+
+constexpr int kMostExperts = 512;
+
+/// Slots (row * (used + 1) + choice) sorted by expert, then by number, and the items to compute: runs of at most `columns` slots of
+/// one expert. The shared expert, which every row has, comes first, as number n_expert. One block of 1024 threads.
+DS4_KERNEL(group_slots, 1024, 1, GroupParams) {
+    __shared__ u32 count[kMostExperts], first[kMostExperts], first_item[kMostExperts];
+    u32 t = threadIdx.x, lane = t % 32, slots = p.used + 1, choices = p.rows * p.used;
+    const u32 *ids = ptr<const u32>(p.ids);
+    u32 *list = ptr<u32>(p.list);
+    Item *items = ptr<Item>(p.items);
+    for (u32 e = t; e < p.n_expert; e += 1024) count[e] = 0;
+    sync_block();
+    for (u32 i = t; i < choices; i += 1024) atomic_add(&count[ids[i]], 1);
+    for (u32 i = t; i < p.rows; i += 1024) list[i] = i * slots + p.used;
+    u32 shared_items = div_up(p.rows, p.columns);
+    for (u32 i = t; i < shared_items; i += 1024)
+        items[i] = {p.n_expert, i * p.columns, min_u(p.columns, p.rows - i * p.columns), 0};
+    sync_block();
+    if (t == 0) {
+        u32 slot = p.rows, item = shared_items;
+        for (u32 e = 0; e < p.n_expert; e++) {
+            first[e] = slot, first_item[e] = item;
+            slot += count[e], item += div_up(count[e], p.columns);
+        }
+        *ptr<u32>(p.item_count) = item;
+    }
+    sync_block();
+    for (u32 e = t; e < p.n_expert; e += 1024)
+        for (u32 i = 0; i * p.columns < count[e]; i++)
+            items[first_item[e] + i] = {e, first[e] + i * p.columns, min_u(p.columns, count[e] - i * p.columns), 0};
+    for (u32 e = t / 32; e < p.n_expert; e += 32) {
+        u32 at = first[e];
+        if (count[e] == 0) continue;
+        for (u32 base = 0; base < choices; base += 32) {
+            u32 i = base + lane;
+            bool match = i < choices && ids[i] == e;
+            u32 votes = warp_votes(match);
+            if (match) list[at + count_bits(votes & ((1u << lane) - 1))] = i / p.used * slots + i % p.used;
+            at += count_bits(votes);
+        }
+    }
+}
+
+struct ExpertParams {
+    Weight gate, up, shared_gate, shared_up;
+    Rows x, mid;
+    u64 items, item_count, list, weights;
+    u32 n_expert, used;
+    float limit;
+    u32 halves;
+};
+
+/// The columns of an item that a lane of an octet has.
+DS4_DEVICE LaneColumns<1> item_columns(const u32 *list, const Item &item, u32 divisor) {
+    int lane = threadIdx.x % 32, g = lane / 4, t = lane % 4;
+    const u32 *slots = list + item.first;
+    return {{slots[min_u(g, item.count - 1)] / divisor},
+            {slots[min_u(2 * t, item.count - 1)] / divisor},
+            {slots[min_u(2 * t + 1, item.count - 1)] / divisor}};
+}
+
+template <u32 TYPE>
+DS4_DEVICE void gate_up_unit(const ExpertParams &p, const u32 *grid, float *gate_part, float *up_part) {
+    if (blockIdx.y >= *ptr<const u32>(p.item_count)) return;
+    Item item = ptr<const Item>(p.items)[blockIdx.y];
+    const u32 *list = ptr<const u32>(p.list);
+    LaneColumns<1> columns = item_columns(list, item, p.used + 1);
+    bool is_shared = item.expert == p.n_expert;
+    Weight gate = is_shared ? p.shared_gate : slab_of(p.gate, item.expert);
+    Weight up = is_shared ? p.shared_up : slab_of(p.up, item.expert);
+    if (!is_shared) {
+        unit_segments<TYPE, 1>(gate, blockIdx.x, grid, p.x, columns, gate_part);
+        unit_segments<TYPE, 1>(up, blockIdx.x, grid, p.x, columns, up_part);
+    } else if (gate.type == Q8_0) {
+        unit_segments<Q8_0, 1>(gate, blockIdx.x, grid, p.x, columns, gate_part);
+        unit_segments<Q8_0, 1>(up, blockIdx.x, grid, p.x, columns, up_part);
+    } else {
+        unit_segments<F16, 1>(gate, blockIdx.x, grid, p.x, columns, gate_part);
+        unit_segments<F16, 1>(up, blockIdx.x, grid, p.x, columns, up_part);
+    }
+    sync_block();
+    u32 segments = segments_of(gate.blocks).count, row = threadIdx.x % 32, column = threadIdx.x / 32;
+    if (column >= item.count) return;
+    u32 slot = list[item.first + column], choice = slot % (p.used + 1), out = blockIdx.x * 32 + row;
+    float weight = is_shared ? 1.0f : ptr<const float>(p.weights)[slot / (p.used + 1) * p.used + choice];
+    float v = 0.0f;
+    if (out < gate.rows)
+        v = swiglu(sum_segments<1>(gate_part, segments, row, column), sum_segments<1>(up_part, segments, row, column), p.limit) * weight;
+    emit_forms(p.mid, slot, out, v, true, p.halves);
+}
+
+/// Gate, up, SwiGLU and the routing weight of up to eight slots of one expert, by storage type of the routed experts.
+/// grid: (units of 32 rows, items); 256 threads.
+DS4_KERNEL(expert_gate_up_q8_0, 256, 2, ExpertParams) {
+    __shared__ float gate[kPartFloats<1>], up[kPartFloats<1>];
+    gate_up_unit<Q8_0>(p, nullptr, gate, up);
+}
+DS4_KERNEL(expert_gate_up_q2_k, 256, 2, ExpertParams) {
+    __shared__ float gate[kPartFloats<1>], up[kPartFloats<1>];
+    gate_up_unit<Q2_K>(p, nullptr, gate, up);
+}
+DS4_KERNEL(expert_gate_up_q4_k, 256, 2, ExpertParams) {
+    __shared__ float gate[kPartFloats<1>], up[kPartFloats<1>];
+    gate_up_unit<Q4_K>(p, nullptr, gate, up);
+}
+DS4_KERNEL(expert_gate_up_mxfp4, 256, 2, ExpertParams) {
+    __shared__ float gate[kPartFloats<1>], up[kPartFloats<1>];
+    gate_up_unit<MXFP4>(p, nullptr, gate, up);
+}
+DS4_KERNEL(expert_gate_up_iq2_xxs, 256, 2, ExpertParams) {
+    __shared__ float gate[kPartFloats<1>], up[kPartFloats<1>];
+    __shared__ u32 grid[kGridWords];
+    load_grid(grid);
+    gate_up_unit<IQ2_XXS>(p, grid, gate, up);
+}
+
+struct SwigluParams {
+    u64 gate, up, weights;
+    Rows mid;
+    u32 n_ff, used;
+    float limit;
+    u32 integers, halves, pad;
+};
+
+/// SwiGLU and the routing weight of every slot, and the forms of the result. grid: (blocks of 256 columns, slots).
+DS4_KERNEL(swiglu_slots, 256, 4, SwigluParams) {
+    u32 slot = blockIdx.y, column = blockIdx.x * 256 + threadIdx.x, choice = slot % (p.used + 1);
+    float weight = choice == p.used ? 1.0f : ptr<const float>(p.weights)[slot / (p.used + 1) * p.used + choice];
+    float v = 0.0f;
+    if (column < p.n_ff) {
+        u64 at = u64(slot) * p.n_ff + column;
+        v = swiglu(ptr<const float>(p.gate)[at], ptr<const float>(p.up)[at], p.limit) * weight;
+        ptr<float>(p.mid.f)[u64(slot) * p.mid.stride + column] = v;
+    }
+    emit_forms(p.mid, slot, column, v, p.integers, p.halves);
+}
+
+struct DownParams {
+    Weight routed, shared;
+    Rows x;
+    u64 items, item_count, list, y;
+    u32 n_expert, y_stride;
+};
+
+template <u32 TYPE>
+DS4_DEVICE void down_unit(const DownParams &p, const u32 *grid, float *part) {
+    if (blockIdx.y >= *ptr<const u32>(p.item_count)) return;
+    Item item = ptr<const Item>(p.items)[blockIdx.y];
+    const u32 *list = ptr<const u32>(p.list);
+    LaneColumns<1> columns = item_columns(list, item, 1);
+    bool is_shared = item.expert == p.n_expert;
+    Weight w = is_shared ? p.shared : slab_of(p.routed, item.expert);
+    if (!is_shared) unit_segments<TYPE, 1>(w, blockIdx.x, grid, p.x, columns, part);
+    else if (w.type == Q8_0) unit_segments<Q8_0, 1>(w, blockIdx.x, grid, p.x, columns, part);
+    else unit_segments<F16, 1>(w, blockIdx.x, grid, p.x, columns, part);
+    sync_block();
+    u32 row = threadIdx.x % 32, column = threadIdx.x / 32, out = blockIdx.x * 32 + row;
+    if (column < item.count && out < w.rows)
+        ptr<float>(p.y)[u64(list[item.first + column]) * p.y_stride + out] =
+            sum_segments<1>(part, segments_of(w.blocks).count, row, column);
+}
+
+/// Down products of up to eight slots of one expert. grid: (units of 32 rows, items); 256 threads.
+DS4_KERNEL(expert_down_q8_0, 256, 2, DownParams) {
+    __shared__ float part[kPartFloats<1>];
+    down_unit<Q8_0>(p, nullptr, part);
+}
+DS4_KERNEL(expert_down_q2_k, 256, 2, DownParams) {
+    __shared__ float part[kPartFloats<1>];
+    down_unit<Q2_K>(p, nullptr, part);
+}
+DS4_KERNEL(expert_down_q4_k, 256, 2, DownParams) {
+    __shared__ float part[kPartFloats<1>];
+    down_unit<Q4_K>(p, nullptr, part);
+}
+DS4_KERNEL(expert_down_mxfp4, 256, 2, DownParams) {
+    __shared__ float part[kPartFloats<1>];
+    down_unit<MXFP4>(p, nullptr, part);
+}
+DS4_KERNEL(expert_down_iq2_xxs, 256, 2, DownParams) {
+    __shared__ float part[kPartFloats<1>];
+    __shared__ u32 grid[kGridWords];
+    load_grid(grid);
+    down_unit<IQ2_XXS>(p, grid, part);
+}
+
+struct CombineParams {
+    u64 parts, output;
+    u32 n_embd, slots;
+};
+
+/// The sum of a row's slots in their order. grid: (columns / 256, rows).
+DS4_KERNEL(combine_slots, 256, 4, CombineParams) {
+    u32 row = blockIdx.y, column = blockIdx.x * 256 + threadIdx.x;
+    if (column >= p.n_embd) return;
+    const float *parts = ptr<const float>(p.parts) + u64(row) * p.slots * p.n_embd + column;
+    float sum = parts[0];
+    for (u32 s = 1; s < p.slots; s++) sum += parts[u64(s) * p.n_embd];
+    ptr<float>(p.output)[u64(row) * p.n_embd + column] = sum;
+}

@@ -1,0 +1,152 @@
+// Hyper-connections: four residual streams, merged after a sublayer and mixed before the next; and the head's collapse.
+//
+// `hc_project` cuts the streams into slices of 64 columns: a block merges its slice and multiplies it with the projection.
+// `hc_finish` adds the slices up in order and makes the sublayer's input.
+#include "forms.cuh"
+
+constexpr int kStreams = 4;
+constexpr int kSlice = 64;
+/// Sums per slice: 24 outputs of the projection, then the sum of squares.
+constexpr int kSums = 32;
+constexpr int kSquares = 24;
+
+struct HyperProjectParams {
+    u64 streams, output, post, comb, project, sums, row_list;
+    u32 n_embd, outputs, rows, half_weights, merge, project_too;
+};
+
+/// grid: (n_embd / 64, rows / 8); 256 threads: one per stream and column.
+DS4_KERNEL(hc_project, 256, 2, HyperProjectParams) {
+    __shared__ float old[kStreams * kSlice], merged[kStreams * kSlice], part[8 * kSums];
+    u32 t = threadIdx.x, stream = t / kSlice, column = blockIdx.x * kSlice + t % kSlice;
+    u32 output = t % 32, piece = t / 32;
+    float w[32];
+    if (p.project_too) {
+        u64 at = u64(output) * kStreams * p.n_embd + piece / 2 * p.n_embd + blockIdx.x * kSlice + piece % 2 * 32;
+        for (int i = 0; i < 32; i++) {
+            if (output >= p.outputs) w[i] = 0.0f;
+            else w[i] = p.half_weights ? half_to_float(ptr<const u16>(p.project)[at + i]) : ptr<const float>(p.project)[at + i];
+        }
+    }
+    for (u32 row = blockIdx.y * 8; row < min_u(blockIdx.y * 8 + 8, p.rows); row++) {
+        u32 from = p.row_list == 0 ? row : ptr<const u32>(p.row_list)[row];
+        float *streams = ptr<float>(p.streams) + u64(from) * kStreams * p.n_embd;
+        float v = streams[stream * p.n_embd + column];
+        sync_block();
+        old[t] = v;
+        sync_block();
+        if (p.merge) {
+            const float *comb = ptr<const float>(p.comb) + row * kStreams * kStreams + stream;
+            float mixed = 0.0f;
+            for (int j = 0; j < kStreams; j++) mixed = fmaf(comb[j * kStreams], old[j * kSlice + t % kSlice], mixed);
+            v = fmaf(ptr<const float>(p.post)[row * kStreams + stream], ptr<const float>(p.output)[u64(row) * p.n_embd + column],
+                     mixed);
+            streams[stream * p.n_embd + column] = v;
+        }
+        if (!p.project_too) continue;
+        merged[t] = v;
+        sync_block();
+        const float *x = merged + piece * 32;
+        float sum = 0.0f;
+        if (output == kSquares) {
+            for (int i = 0; i < 32; i++) sum = fmaf(x[i], x[i], sum);
+        } else {
+            for (int i = 0; i < 32; i++) sum = fmaf(w[i], x[i], sum);
+        }
+        part[piece * kSums + output] = sum;
+        sync_block();
+        if (t < kSums) {
+            for (int i = 1; i < 8; i++) sum += part[i * kSums + t];
+            ptr<float>(p.sums)[(u64(row) * gridDim.x + blockIdx.x) * kSums + t] = sum;
+        }
+    }
+}
+
+struct HyperFinishParams {
+    u64 streams, sums, base, scale, norm, post, comb, row_list;
+    Rows x;
+    u32 n_embd, slices, iterations, head;
+    float eps, hc_eps;
+    u32 integers, halves;
+};
+
+/// Makes `c` nearly doubly stochastic: row softmax, then alternating normalizations that end on columns.
+DS4_DEVICE void sinkhorn(float (&c)[16], u32 iterations, float eps) {
+#pragma unroll
+    for (int j = 0; j < 4; j++) {
+        float most = fmaxf(fmaxf(c[j * 4], c[j * 4 + 1]), fmaxf(c[j * 4 + 2], c[j * 4 + 3]));
+#pragma unroll
+        for (int k = 0; k < 4; k++) c[j * 4 + k] = expf(c[j * 4 + k] - most);
+        float sum = c[j * 4] + c[j * 4 + 1] + c[j * 4 + 2] + c[j * 4 + 3];
+#pragma unroll
+        for (int k = 0; k < 4; k++) c[j * 4 + k] = c[j * 4 + k] / sum + eps;
+    }
+    for (u32 i = 0; i < iterations; i++) {
+        if (i > 0) {
+#pragma unroll
+            for (int j = 0; j < 4; j++) {
+                float factor = 1.0f / (c[j * 4] + c[j * 4 + 1] + c[j * 4 + 2] + c[j * 4 + 3] + eps);
+#pragma unroll
+                for (int k = 0; k < 4; k++) c[j * 4 + k] *= factor;
+            }
+        }
+#pragma unroll
+        for (int k = 0; k < 4; k++) {
+            float factor = 1.0f / (c[k] + c[4 + k] + c[8 + k] + c[12 + k] + eps);
+#pragma unroll
+            for (int j = 0; j < 4; j++) c[j * 4 + k] *= factor;
+        }
+    }
+}
+
+/// grid: (rows, 2): the sublayer's input; the weights of the merge. The head has the first only. 1024 threads.
+DS4_KERNEL(hc_finish, 1024, 1, HyperFinishParams) {
+    __shared__ float part[32 * kSums], mix[kSums], scratch[32];
+    u32 row = blockIdx.x, t = threadIdx.x;
+    const float *sums = ptr<const float>(p.sums) + u64(row) * p.slices * kSums;
+    float sum = 0.0f;
+    for (u32 s = t / kSums; s < p.slices; s += 32) sum += sums[s * kSums + t % kSums];
+    part[t] = sum;
+    sync_block();
+    if (t < kSums) {
+        for (int i = 1; i < 32; i++) sum += part[i * kSums + t];
+        mix[t] = sum;
+    }
+    sync_block();
+    float factor = 1.0f / sqrtf(mix[kSquares] / float(kStreams * p.n_embd) + p.eps);
+    const float *base = ptr<const float>(p.base), *scale = ptr<const float>(p.scale);
+    if (blockIdx.y == 1) {
+        if (t < kStreams)
+            ptr<float>(p.post)[row * kStreams + t] =
+                2.0f * sigmoid(mix[kStreams + t] * factor * scale[1] + base[kStreams + t]);
+        if (t == 0) {
+            float c[16];
+            for (int i = 0; i < 16; i++) c[i] = mix[2 * kStreams + i] * factor * scale[2] + base[2 * kStreams + i];
+            sinkhorn(c, p.iterations, p.hc_eps);
+            for (int i = 0; i < 16; i++) ptr<float>(p.comb)[row * 16 + i] = c[i];
+        }
+        return;
+    }
+    float give[kStreams];
+#pragma unroll
+    for (int i = 0; i < kStreams; i++) give[i] = sigmoid(mix[i] * factor * scale[0] + base[i]) + p.hc_eps;
+    u32 from = p.row_list == 0 ? row : ptr<const u32>(p.row_list)[row];
+    const float *streams = ptr<const float>(p.streams) + u64(from) * kStreams * p.n_embd;
+    float *input = ptr<float>(p.x.f) + u64(row) * p.x.stride;
+    float squares = 0.0f;
+    for (u32 i = t; i < p.n_embd; i += 1024) {
+        float v = 0.0f;
+#pragma unroll
+        for (int k = 0; k < kStreams; k++) v = fmaf(give[k], streams[k * p.n_embd + i], v);
+        input[i] = v;
+        squares = fmaf(v, v, squares);
+    }
+    squares = block_sum(squares, scratch, 32);
+    float norm = 1.0f / sqrtf(squares / float(p.n_embd) + p.eps);
+    const float *weight = ptr<const float>(p.norm);
+    for (u32 i = t; i < p.x.blocks * 256; i += 1024) {
+        float v = 0.0f;
+        if (i < p.n_embd) v = input[i] * norm * weight[i], input[i] = v;
+        emit_forms(p.x, row, i, v, p.integers, p.halves);
+    }
+}

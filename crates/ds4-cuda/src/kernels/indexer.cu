@@ -1,0 +1,163 @@
+// The lightning indexer: scores of the compressed rows, and the rows with the largest ones.
+#include "rounding.cuh"
+#include "weights.cuh"
+
+struct IndexParams {
+    u64 rows, spans, codes, code_scales, query, head_weights, scores, selection, selected;
+    LayerPlace place;
+    CacheFormat format;
+    u32 heads, dim, top_k, first_row, score_stride, pad;
+};
+
+/// Keys that one block scores.
+constexpr int kKeys = 256;
+constexpr int kHeadTiles = 4;
+
+DS4_DEVICE const u8 *index_row(const IndexParams &p, const u64 *pages, u32 key) {
+    return ptr<const u8>(pages[key / p.place.rows_per_page]) + p.place.page_index +
+           u64(key % p.place.rows_per_page) * p.format.index_stride;
+}
+
+/// Rounded rows: integer products of doubled E2M1 values, exact, times both scales. Up to 64 heads of 128 channels.
+DS4_DEVICE void score_packed(const IndexParams &p, u32 row, u32 visible, const u64 *pages) {
+    u32 warp = threadIdx.x / 32, lane = threadIdx.x % 32, g = lane / 4, t = lane % 4;
+    const u8 *codes = ptr<const u8>(p.codes) + u64(row) * p.heads * 128;
+    const float *scales = ptr<const float>(p.code_scales) + u64(row) * p.heads * 4;
+    const float *weights = ptr<const float>(p.head_weights) + u64(row) * p.heads;
+    for (u32 octet = warp; octet < kKeys / 8; octet += 8) {
+        u32 first = blockIdx.x * kKeys + octet * 8;
+        if (first >= visible) break;
+        const u8 *key = index_row(p, pages, min_u(first + g, visible - 1));
+        u32 b[4][2];
+#pragma unroll
+        for (int i = 0; i < 4; i++) {
+            u32 word = load<u32>(key + i * 16 + t * 4);
+            // Byte k holds channels 2k and 2k + 1.
+            u32 low = (word & 0xFu) | (word << 4 & 0xF00u) | (word << 8 & 0xF0000u) | (word << 12 & 0xF000000u);
+            u32 up = word >> 16;
+            u32 high = (up & 0xFu) | (up << 4 & 0xF00u) | (up << 8 & 0xF0000u) | (up << 12 & 0xF000000u);
+            b[i][0] = e2m1_doubled(low), b[i][1] = e2m1_doubled(high);
+        }
+        const u8 *even = index_row(p, pages, min_u(first + 2 * t, visible - 1));
+        const u8 *odd = index_row(p, pages, min_u(first + 2 * t + 1, visible - 1));
+        u32 even_scales = load<u32>(even + 64), odd_scales = load<u32>(odd + 64);
+        float sum0 = 0.0f, sum1 = 0.0f;
+#pragma unroll
+        for (int m = 0; m < kHeadTiles; m++) {
+            if (u32(m * 16) >= p.heads) break;
+            u32 h0 = min_u(m * 16 + g, p.heads - 1), h1 = min_u(m * 16 + g + 8, p.heads - 1);
+            float acc[4] = {};
+#pragma unroll
+            for (int i = 0; i < 4; i++) {
+                uint2 q0 = load<uint2>(codes + h0 * 128 + i * 32 + t * 8), q1 = load<uint2>(codes + h1 * 128 + i * 32 + t * 8);
+                u32 a[4] = {q0.x, q1.x, q0.y, q1.y};
+                int c[4] = {kMagicInt, kMagicInt, kMagicInt, kMagicInt};
+                mma_s8(c, a, b[i]);
+                float s0 = scales[h0 * 4 + i], s1 = scales[h1 * 4 + i];
+                float k0 = 0.5f * e8m0_decode(even_scales >> (8 * i) & 0xFF), k1 = 0.5f * e8m0_decode(odd_scales >> (8 * i) & 0xFF);
+                acc[0] = fmaf(magic_sum(c[0]), s0 * k0, acc[0]), acc[1] = fmaf(magic_sum(c[1]), s0 * k1, acc[1]);
+                acc[2] = fmaf(magic_sum(c[2]), s1 * k0, acc[2]), acc[3] = fmaf(magic_sum(c[3]), s1 * k1, acc[3]);
+            }
+            float w0 = m * 16 + g < p.heads ? weights[h0] : 0.0f, w1 = m * 16 + g + 8 < p.heads ? weights[h1] : 0.0f;
+            sum0 = fmaf(w0, fmaxf(acc[0], 0.0f), sum0), sum0 = fmaf(w1, fmaxf(acc[2], 0.0f), sum0);
+            sum1 = fmaf(w0, fmaxf(acc[1], 0.0f), sum1), sum1 = fmaf(w1, fmaxf(acc[3], 0.0f), sum1);
+        }
+        for (int mask = 4; mask < 32; mask *= 2) sum0 += shuffle_xor(sum0, mask), sum1 += shuffle_xor(sum1, mask);
+        float *scores = ptr<float>(p.scores) + u64(blockIdx.y) * p.score_stride + first + 2 * t;
+        if (g == 0 && first + 2 * t < visible) scores[0] = sum0;
+        if (g == 0 && first + 2 * t + 1 < visible) scores[1] = sum1;
+    }
+}
+
+/// float32 rows: one key per warp at a time, heads in order.
+DS4_DEVICE void score_exact(const IndexParams &p, u32 row, u32 visible, const u64 *pages) {
+    u32 warp = threadIdx.x / 32, lane = threadIdx.x % 32;
+    const float *query = ptr<const float>(p.query) + u64(row) * p.heads * p.dim;
+    const float *weights = ptr<const float>(p.head_weights) + u64(row) * p.heads;
+    for (u32 k = warp; k < kKeys; k += 8) {
+        u32 key = blockIdx.x * kKeys + k;
+        if (key >= visible) break;
+        const float *values = reinterpret_cast<const float *>(index_row(p, pages, key));
+        float sum = 0.0f;
+        for (u32 h = 0; h < p.heads; h++) {
+            float dot = 0.0f;
+            for (u32 d = lane; d < p.dim; d += 32) dot = fmaf(query[h * p.dim + d], values[d], dot);
+            sum = fmaf(weights[h], fmaxf(warp_sum(dot), 0.0f), sum);
+        }
+        if (lane == 0) ptr<float>(p.scores)[u64(blockIdx.y) * p.score_stride + key] = sum;
+    }
+}
+
+/// Scores of the rows that a batch row sees, where it has to choose. grid: (keys / 256, rows); 256 threads.
+DS4_KERNEL(index_scores, 256, 2, IndexParams) {
+    u32 row = p.first_row + blockIdx.y;
+    RowInfo info = ptr<const RowInfo>(p.rows)[row];
+    u32 visible = (info.position + 1) / p.place.ratio;
+    if (visible <= p.top_k || blockIdx.x * kKeys >= visible) return;
+    const u64 *pages = ptr<const u64>(ptr<const Span>(p.spans)[info.span].pages);
+    if (p.format.exact) score_exact(p, row, visible, pages);
+    else score_packed(p, row, visible, pages);
+}
+
+/// Larger scores have larger keys; -0 and +0 are the same.
+DS4_DEVICE u32 order_key(float score) {
+    u32 bits = as_bits(score + 0.0f);
+    return bits >> 31 ? ~bits : bits | 0x80000000u;
+}
+
+/// The largest `top_k` scores of each row, the lower row first among equals; ascending. `selected`: how many were chosen, or
+/// all ones where the row attends to all it sees. grid: rows; 1024 threads.
+DS4_KERNEL(index_top, 1024, 1, IndexParams) {
+    __shared__ u32 histogram[256], chosen, wanted, warp_equal[32], warp_taken[32];
+    u32 row = p.first_row + blockIdx.x, t = threadIdx.x, warp = t / 32, lane = t % 32;
+    RowInfo info = ptr<const RowInfo>(p.rows)[row];
+    u32 visible = (info.position + 1) / p.place.ratio;
+    if (visible <= p.top_k) {
+        if (t == 0) ptr<u32>(p.selected)[row] = ~0u;
+        return;
+    }
+    const float *scores = ptr<const float>(p.scores) + u64(blockIdx.x) * p.score_stride;
+    // Eight bits of the smallest chosen key at a time.
+    u32 prefix = 0, need = p.top_k;
+    for (int shift = 24; shift >= 0; shift -= 8) {
+        if (t < 256) histogram[t] = 0;
+        sync_block();
+        for (u32 i = t; i < visible; i += 1024) {
+            u32 key = order_key(scores[i]);
+            if (shift == 24 || key >> (shift + 8) == prefix >> (shift + 8)) atomic_add(&histogram[key >> shift & 0xFF], 1);
+        }
+        sync_block();
+        if (t == 0) {
+            u32 above = 0;
+            int bin = 255;
+            while (above + histogram[bin] < need) above += histogram[bin--];
+            chosen = u32(bin), wanted = need - above;
+        }
+        sync_block();
+        prefix |= chosen << shift;
+        need = wanted;
+        sync_block();
+    }
+    u32 *out = ptr<u32>(p.selection) + u64(row) * p.top_k;
+    u32 equal_before = 0, taken_before = 0;
+    for (u32 base = 0; base < visible; base += 1024) {
+        u32 i = base + t;
+        u32 key = i < visible ? order_key(scores[i]) : 0;
+        bool above = i < visible && key > prefix, equal = i < visible && key == prefix;
+        u32 equal_votes = warp_votes(equal);
+        if (lane == 0) warp_equal[warp] = count_bits(equal_votes);
+        sync_block();
+        u32 rank = equal_before + count_bits(equal_votes & ((1u << lane) - 1));
+        for (u32 w = 0; w < warp; w++) rank += warp_equal[w];
+        bool take = above || (equal && rank < need);
+        u32 take_votes = warp_votes(take);
+        if (lane == 0) warp_taken[warp] = count_bits(take_votes);
+        sync_block();
+        u32 place = taken_before + count_bits(take_votes & ((1u << lane) - 1));
+        for (u32 w = 0; w < warp; w++) place += warp_taken[w];
+        if (take) out[place] = i;
+        for (u32 w = 0; w < 32; w++) equal_before += warp_equal[w], taken_before += warp_taken[w];
+        sync_block();
+    }
+    if (t == 0) ptr<u32>(p.selected)[row] = p.top_k;
+}

@@ -1,0 +1,38 @@
+// Activations into the forms that matrix products take.
+#include "forms.cuh"
+
+struct QuantizeParams {
+    Rows x;
+    u32 integers, halves;
+};
+
+/// grid: (blocks of 256 columns, rows); 256 threads.
+DS4_KERNEL(quantize, 256, 4, QuantizeParams) {
+    u32 row = blockIdx.y, column = blockIdx.x * 256 + threadIdx.x;
+    float v = column < p.x.cols ? ptr<const float>(p.x.f)[u64(row) * p.x.stride + column] : 0.0f;
+    emit_forms(p.x, row, column, v, p.integers, p.halves);
+}
+
+struct NormParams {
+    Rows x;
+    u64 weight;
+    float eps;
+    u32 integers, halves, pad;
+};
+
+/// RMSNorm with a weight, in place, and the forms of the result. grid: rows; 256 threads.
+DS4_KERNEL(norm_quantize, 256, 4, NormParams) {
+    __shared__ float scratch[8];
+    u32 row = blockIdx.x;
+    float *x = ptr<float>(p.x.f) + u64(row) * p.x.stride;
+    float sum = 0.0f;
+    for (u32 i = threadIdx.x; i < p.x.cols; i += 256) sum = fmaf(x[i], x[i], sum);
+    sum = block_sum(sum, scratch, 8);
+    float scale = 1.0f / sqrtf(sum / float(p.x.cols) + p.eps);
+    const float *weight = ptr<const float>(p.weight);
+    for (u32 i = threadIdx.x; i < p.x.blocks * 256; i += 256) {
+        float v = 0.0f;
+        if (i < p.x.cols) v = x[i] * scale * weight[i], x[i] = v;
+        emit_forms(p.x, row, i, v, p.integers, p.halves);
+    }
+}

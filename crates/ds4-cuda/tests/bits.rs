@@ -1,0 +1,107 @@
+//! A row's bits do not depend on the batch, the chunking, the kernels that batch sizes select, nor on the order in which the
+//! device runs threads.
+
+mod common;
+#[path = "../../ds4-model/tests/harness/mod.rs"]
+mod harness;
+
+use common::backend;
+use ds4_model::rows::Wanted;
+use ds4_model::state::SequenceState;
+use ds4_model::{Backend, Buffer, Compute, KvPrecision, Rows, forward};
+use harness::{bits, continue_logits, logits, model, tokens};
+
+/// Long enough for the window of 128, a compressed row of ratio 128, and a choice of the indexer in the s models.
+const LENGTH: usize = 150;
+
+#[test]
+fn any_chunking_gives_the_same_bits() {
+    for (file, kv, length, chunks) in [
+        ("m-q2", KvPrecision::Model, 150, &[64, 37, 7][..]),
+        ("m-q4", KvPrecision::Exact, 80, &[30]),
+        ("s-mxfp4", KvPrecision::Model, 100, &[33]),
+    ] {
+        let mut backend = backend(model(file), Compute::Int8, kv, 5);
+        let tokens = &tokens(file, 300)[..length];
+        // One tensor-core batch; batches for 16 columns at a time; for 8; token by token, which also replays a graph.
+        let whole = bits(&logits(&mut backend, tokens, length));
+        for &chunk in chunks {
+            assert!(bits(&logits(&mut backend, tokens, chunk)) == whole, "{file}: chunks of {chunk} give other bits");
+        }
+        let mut sequence = backend.new_sequence();
+        let mut found = bits(&continue_logits(&mut backend, &mut sequence, &tokens[..length - 6], 100));
+        found.extend(bits(&continue_logits(&mut backend, &mut sequence, &tokens[length - 6..], 1)));
+        assert!(found == whole, "{file}: token by token gives other bits");
+    }
+}
+
+#[test]
+fn company_and_saved_states_do_not_change_bits() {
+    let file = "m-q2";
+    let mut backend = backend(model(file), Compute::Int8, KvPrecision::Model, 7);
+    let tokens = &tokens(file, 300)[..LENGTH];
+    let vocab = backend.model().config().n_vocab;
+    let whole = bits(&logits(&mut backend, tokens, LENGTH));
+
+    let identity = backend.model().fingerprint();
+    let mut sequence = backend.new_sequence();
+    let mut saved = Vec::new();
+    for boundary in [1, 5, 127, 128, 129, LENGTH] {
+        let part = &tokens[sequence.len()..boundary];
+        saved.extend(bits(&continue_logits(&mut backend, &mut sequence, part, 64)));
+        let state = backend.export(&sequence).expect("a state");
+        let bytes = state.to_bytes(identity);
+        let restored = ds4_model::Sequence::from_bytes(state.layout(), identity, &bytes).expect("an intact state");
+        sequence = backend.import(&restored).expect("an intact state");
+        assert!(backend.export(&sequence).expect("a state") == restored, "the state at {boundary} does not survive");
+    }
+    assert!(saved == whole, "saved and restored on the way, other bits");
+
+    let mut sequences: Vec<_> = (0..3).map(|_| backend.new_sequence()).collect();
+    let mut results = vec![Vec::new(); 3];
+    let steps = [29, 37, 130];
+    while sequences.iter().any(|s| s.len() < tokens.len()) {
+        let mut rows = Rows::new();
+        for (i, sequence) in sequences.iter().enumerate() {
+            let end = tokens.len().min(sequence.len() + steps[i]);
+            rows.push(i, sequence.len(), &tokens[sequence.len()..end], Wanted::All);
+        }
+        forward(&mut backend, &rows, &mut sequences.iter_mut().collect::<Vec<_>>()).expect("a working backend");
+        let logits = backend.read(Buffer::Logits).expect("logits");
+        for span in rows.spans() {
+            results[span.sequence].extend(bits(&logits[span.first_row * vocab..][..span.len * vocab]));
+        }
+    }
+    for (i, result) in results.iter().enumerate() {
+        assert!(*result == whole, "sequence {i} gives other bits in company");
+    }
+}
+
+#[test]
+fn a_fork_leaves_the_other_side_alone() {
+    let file = "m-q2";
+    let mut backend = backend(model(file), Compute::Int8, KvPrecision::Model, 0);
+    let tokens = &tokens(file, 300)[..60];
+    let whole = bits(&logits(&mut backend, tokens, 60));
+    let mut first = backend.new_sequence();
+    let mut found = bits(&continue_logits(&mut backend, &mut first, &tokens[..30], 30));
+    let mut other = first.fork();
+    // Another continuation in the same page and slot.
+    continue_logits(&mut backend, &mut other, &tokens[..20], 7);
+    found.extend(bits(&continue_logits(&mut backend, &mut first, &tokens[30..], 30)));
+    assert!(found == whole, "a fork's tokens changed the sequence it came from");
+}
+
+#[test]
+fn the_order_of_threads_does_not_matter() {
+    let file = "m-q2";
+    let tokens = &tokens(file, 300)[..40];
+    let with_seed = |seed: u64| {
+        let mut backend = backend(model(file), Compute::Int8, KvPrecision::Model, seed);
+        bits(&logits(&mut backend, tokens, 20))
+    };
+    let expected = with_seed(0);
+    for seed in [2, 11] {
+        assert!(with_seed(seed) == expected, "seed {seed}: other bits");
+    }
+}

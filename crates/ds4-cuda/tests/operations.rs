@@ -1,0 +1,36 @@
+//! Every operation of the CUDA backend against the reference, in every numeric mode, on the emulated device.
+
+mod common;
+#[path = "../../ds4-model/tests/harness/mod.rs"]
+mod harness;
+
+use ds4_model::{Compute, KvPrecision, conformance};
+
+fn check(file: &str, compute: Compute, kv: KvPrecision) {
+    let model = harness::model(file);
+    let scenario = conformance::Scenario::new(&model, kv, 7).expect("a valid model");
+    let mut backend = common::backend(model, compute, kv, 1);
+    let found = scenario.compare(&mut backend).expect("a working backend");
+    assert!(found.len() > 20, "only {} results were compared", found.len());
+    let failed: Vec<_> = found.iter().filter(|c| !c.passed()).collect();
+    assert!(failed.is_empty(), "{file}, {compute}, {kv}: {failed:#?}");
+}
+
+#[test]
+fn float_exact() {
+    check("s-f16", Compute::F32, KvPrecision::Exact);
+    check("m-q4", Compute::F32, KvPrecision::Exact);
+}
+
+#[test]
+fn float_model_precision() {
+    check("s-f16", Compute::F32, KvPrecision::Model);
+    check("m-q2", Compute::F32, KvPrecision::Model);
+}
+
+#[test]
+fn int8_model_precision() {
+    check("s-mxfp4", Compute::Int8, KvPrecision::Model);
+    check("m-q2", Compute::Int8, KvPrecision::Model);
+    check("m-q4", Compute::Int8, KvPrecision::Model);
+}
