@@ -87,6 +87,11 @@ params! {
         routed: Weight, shared: Weight, x: Rows, items: u64, item_count: u64, list: u64, y: u64,
         n_expert: u32, y_stride: u32,
     }
+    ExpertOne {
+        gate: Weight, up: Weight, shared_gate: Weight, shared_up: Weight, x: Rows, mid: Rows, ids: u64, weights: u64,
+        used: u32, limit: f32, halves: u32, pad: u32,
+    }
+    DownOne { routed: Weight, shared: Weight, x: Rows, ids: u64, y: u64, used: u32, pad: u32 }
     ExpertTile {
         routed: Weight, shared: Weight, x: Rows, y: u64, items: u64, item_count: u64, list: u64,
         y_stride: u32, n_expert: u32, slots: u32, by_slot: u32,

@@ -79,11 +79,6 @@ impl DeviceWeight {
     pub fn rows(&self) -> u32 {
         self.params.rows
     }
-
-    /// Columns.
-    pub fn cols(&self) -> u32 {
-        self.params.cols
-    }
 }
 
 /// Bytes that a tensor takes on the device: codes, scales, extra values of one matrix.

@@ -5,22 +5,29 @@ mod common;
 #[path = "../../ds4-model/tests/harness/mod.rs"]
 mod harness;
 
-use common::backend;
+use common::{backend, on_gpu};
 use ds4_model::rows::Wanted;
 use ds4_model::state::SequenceState;
 use ds4_model::{Backend, Buffer, Compute, KvPrecision, Rows, forward};
 use harness::{bits, continue_logits, logits, model, tokens};
 
-/// Long enough for the window of 128, a compressed row of ratio 128, and a choice of the indexer in the s models.
-const LENGTH: usize = 150;
+/// On a GPU long enough for the window of 128 and a compressed row of ratio 128; the emulated device is slow.
+fn long() -> usize {
+    if on_gpu() { 150 } else { 40 }
+}
 
 #[test]
 fn any_chunking_gives_the_same_bits() {
-    for (file, kv, length, chunks) in [
-        ("m-q2", KvPrecision::Model, 150, &[64, 37, 7][..]),
-        ("m-q4", KvPrecision::Exact, 80, &[30]),
-        ("s-mxfp4", KvPrecision::Model, 100, &[33]),
-    ] {
+    let cases: &[(_, _, _, &[usize])] = if on_gpu() {
+        &[
+            ("m-q2", KvPrecision::Model, 300, &[128, 64, 37, 7, 1]),
+            ("m-q4", KvPrecision::Exact, 300, &[130, 30, 3]),
+            ("s-mxfp4", KvPrecision::Model, 300, &[129, 33, 5]),
+        ]
+    } else {
+        &[("m-q2", KvPrecision::Model, 70, &[30, 7]), ("s-mxfp4", KvPrecision::Exact, 70, &[33])]
+    };
+    for &(file, kv, length, chunks) in cases {
         let mut backend = backend(model(file), Compute::Int8, kv, 5);
         let tokens = &tokens(file, 300)[..length];
         // One tensor-core batch; batches for 16 columns at a time; for 8; token by token, which also replays a graph.
@@ -39,15 +46,19 @@ fn any_chunking_gives_the_same_bits() {
 fn company_and_saved_states_do_not_change_bits() {
     let file = "m-q2";
     let mut backend = backend(model(file), Compute::Int8, KvPrecision::Model, 7);
-    let tokens = &tokens(file, 300)[..LENGTH];
+    let length = long();
+    let tokens = &tokens(file, 300)[..length];
     let vocab = backend.model().config().n_vocab;
-    let whole = bits(&logits(&mut backend, tokens, LENGTH));
+    let whole = bits(&logits(&mut backend, tokens, length));
 
     let identity = backend.model().fingerprint();
     let mut sequence = backend.new_sequence();
     let mut saved = Vec::new();
-    for boundary in [1, 5, 127, 128, 129, LENGTH] {
+    for boundary in [1, 5, 39, 40, 127, 128, 129, length].into_iter().filter(|&b| b <= length) {
         let part = &tokens[sequence.len()..boundary];
+        if part.is_empty() {
+            continue;
+        }
         saved.extend(bits(&continue_logits(&mut backend, &mut sequence, part, 64)));
         let state = backend.export(&sequence).expect("a state");
         let bytes = state.to_bytes(identity);
@@ -95,13 +106,13 @@ fn a_fork_leaves_the_other_side_alone() {
 #[test]
 fn the_order_of_threads_does_not_matter() {
     let file = "m-q2";
-    let tokens = &tokens(file, 300)[..40];
+    let tokens = &tokens(file, 300)[..24];
     let with_seed = |seed: u64| {
         let mut backend = backend(model(file), Compute::Int8, KvPrecision::Model, seed);
-        bits(&logits(&mut backend, tokens, 20))
+        bits(&logits(&mut backend, tokens, 12))
     };
     let expected = with_seed(0);
-    for seed in [2, 11] {
+    for seed in [11] {
         assert!(with_seed(seed) == expected, "seed {seed}: other bits");
     }
 }

@@ -4,7 +4,7 @@ use bytemuck::Zeroable;
 
 use super::executor::Executor;
 use super::is_int8;
-use super::linear::Linear;
+use super::linear::{Linear, TILE_MEMORY};
 use crate::device::DeviceError;
 use crate::params;
 use crate::tensors::DeviceLayer;
@@ -33,6 +33,26 @@ const DOWN: [&str; 8] = [
     "expert_down_q4_k",
     "expert_down_iq2_xxs",
     "expert_down_mxfp4",
+];
+const GATE_UP_ONE: [&str; 8] = [
+    "",
+    "",
+    "",
+    "expert_gate_up_one_q8_0",
+    "expert_gate_up_one_q2_k",
+    "expert_gate_up_one_q4_k",
+    "expert_gate_up_one_iq2_xxs",
+    "expert_gate_up_one_mxfp4",
+];
+const DOWN_ONE: [&str; 8] = [
+    "",
+    "",
+    "",
+    "expert_down_one_q8_0",
+    "expert_down_one_q2_k",
+    "expert_down_one_q4_k",
+    "expert_down_one_iq2_xxs",
+    "expert_down_one_mxfp4",
 ];
 const TILE: [&str; 8] = [
     "",
@@ -64,13 +84,16 @@ impl Executor {
             scale: config.expert_weights_scale,
             pad: 0,
         };
-        self.launch("route", [self.batch.rows as u32, 1, 1], 32, &route)
+        self.launch("route", [self.batch.rows as u32, 1, 1], 256, &route)
     }
 
     /// Routed and shared experts.
     pub(super) fn experts(&self, layer: usize) -> Result<(), DeviceError> {
         let tensors = &self.tensors.layers[layer];
         if self.experts_are_fast(tensors) {
+            if self.batch.rows == 1 {
+                return self.one_row(layer);
+            }
             if self.batch.rows <= FEW { self.few_experts(layer)? } else { self.many_experts(layer)? }
         } else {
             self.float_experts(layer)?;
@@ -167,6 +190,42 @@ impl Executor {
         self.launch(DOWN[t.down_exps.storage.index()], grid, 256, &down)
     }
 
+    fn one_row(&self, layer: usize) -> Result<(), DeviceError> {
+        let config = self.model.config();
+        let t = &self.tensors.layers[layer];
+        let work = &self.work;
+        self.prepare(&work.input, 1, true, Self::has_halves(&t.gate_shexp))?;
+        let gate_up = params::ExpertOne {
+            gate: t.gate_exps.params,
+            up: t.up_exps.params,
+            shared_gate: t.gate_shexp.params,
+            shared_up: t.up_shexp.params,
+            x: work.input.params,
+            mid: work.mid.params,
+            ids: work.expert_ids.address(),
+            weights: work.expert_weights.address(),
+            used: config.n_expert_used as u32,
+            limit: config.swiglu_limit[layer],
+            halves: u32::from(Self::has_halves(&t.down_shexp)),
+            pad: 0,
+        };
+        let grid = [config.n_ff.div_ceil(32) as u32, self.slots() as u32, 1];
+        self.launch(GATE_UP_ONE[t.gate_exps.storage.index()], grid, 512, &gate_up)?;
+        let down = params::DownOne {
+            routed: t.down_exps.params,
+            shared: t.down_shexp.params,
+            x: work.mid.params,
+            ids: work.expert_ids.address(),
+            y: work.output.address(),
+            used: config.n_expert_used as u32,
+            pad: 0,
+        };
+        // Sums of the segments of two tiles, per slot.
+        let shared = (self.slots() * 2 * 8 * 16 * 4) as u32;
+        let grid = [config.n_embd.div_ceil(32) as u32, 1, 1];
+        self.launch_with(DOWN_ONE[t.down_exps.storage.index()], grid, 512, shared, &down)
+    }
+
     fn many_experts(&self, layer: usize) -> Result<(), DeviceError> {
         let config = self.model.config();
         let t = &self.tensors.layers[layer];
@@ -187,7 +246,8 @@ impl Executor {
                 slots: self.slots() as u32,
                 by_slot: u32::from(by_slot),
             };
-            self.launch(TILE[routed.storage.index()], [routed.rows().div_ceil(128), items, 1], 256, &tile)
+            let grid = [routed.rows().div_ceil(128), items, 1];
+            self.launch_with(TILE[routed.storage.index()], grid, 256, TILE_MEMORY, &tile)
         };
         tile(&t.gate_exps, &t.gate_shexp, work.input.params, work.gate.address(), false)?;
         tile(&t.up_exps, &t.up_shexp, work.input.params, work.up.address(), false)?;

@@ -26,6 +26,8 @@ impl Linear {
     }
 }
 
+/// Bytes of shared memory of the kernels for large batches (`TileMemory`).
+pub(super) const TILE_MEMORY: u32 = 88 << 10;
 /// Largest batches of the kernels that read every weight once for 8 or 16 columns.
 const FEW: usize = 8;
 const SEVERAL: usize = 64;
@@ -103,7 +105,8 @@ impl Executor {
                 };
             }
             (all.x, all.count, all.rows) = (x, part.len() as u32, rows as u32);
-            self.launch(kernel, grid(end), 256, &all)?;
+            let shared = if kernel == "linear_tile" { TILE_MEMORY } else { 0 };
+            self.launch_with(kernel, grid(end), 256, shared, &all)?;
         }
         Ok(())
     }

@@ -107,7 +107,12 @@ fn check_shape(c: &Config) -> Result<(), DeviceError> {
     let width = c.n_head * c.head_dim / c.o_groups;
     let rules = [
         (c.hc == 4, "hyper_connection.count", c.hc, "4"),
-        (c.n_embd.is_multiple_of(64), "embedding_length", c.n_embd, "a multiple of 64"),
+        (
+            c.n_embd.is_multiple_of(64) && c.n_embd <= 8192,
+            "embedding_length",
+            c.n_embd,
+            "a multiple of 64, at most 8192",
+        ),
         (
             c.head_dim.is_multiple_of(128) && c.head_dim <= 512,
             "attention.key_length",

@@ -389,18 +389,29 @@ impl Device for CudaDevice {
             Ok(event)
         };
         let begin = times.is_some().then(&mut mark).transpose().map_err(|e| failed("timing", e))?;
-        // SAFETY: the caller's promise; the parameters are copied before the call returns.
-        unsafe {
-            result::launch_kernel(
-                function.0,
-                (x, y, z),
-                (launch.threads, 1, 1),
-                launch.shared,
-                self.stream,
-                &mut arguments,
-            )
-        }
-        .map_err(|e| failed(&format!("starting {}", launch.kernel), e))?;
+        // A kernel may start before the one ahead has ended; it waits for that itself (`wait_for_inputs`).
+        let mut overlap = sys::CUlaunchAttribute {
+            id: sys::CUlaunchAttributeID::CU_LAUNCH_ATTRIBUTE_PROGRAMMATIC_STREAM_SERIALIZATION,
+            pad: [0; 4],
+            value: sys::CUlaunchAttributeValue { programmaticStreamSerializationAllowed: 1 },
+        };
+        let overlaps = self.info.capability >= (9, 0) && times.is_none();
+        let config = sys::CUlaunchConfig {
+            gridDimX: x,
+            gridDimY: y,
+            gridDimZ: z,
+            blockDimX: launch.threads,
+            blockDimY: 1,
+            blockDimZ: 1,
+            sharedMemBytes: launch.shared,
+            hStream: self.stream,
+            attrs: &mut overlap,
+            numAttrs: u32::from(overlaps),
+        };
+        // SAFETY: the caller's promise; configuration and parameters are copied before the call returns.
+        unsafe { sys::cuLaunchKernelEx(&config, function.0, arguments.as_mut_ptr(), std::ptr::null_mut()) }
+            .result()
+            .map_err(|e| failed(&format!("starting {}", launch.kernel), e))?;
         if let (Some(times), Some(begin)) = (times.as_mut(), begin) {
             let end = mark().map_err(|e| failed("timing", e))?;
             times.0.push((launch.kernel, begin, end));

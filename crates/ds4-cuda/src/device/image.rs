@@ -15,6 +15,7 @@ const SOURCES: &[(&str, &str)] = &[
     ("cache.cu", include_str!("../kernels/cache.cu")),
     ("embed.cu", include_str!("../kernels/embed.cu")),
     ("experts.cu", include_str!("../kernels/experts.cu")),
+    ("experts_one.cu", include_str!("../kernels/experts_one.cu")),
     ("hyper.cu", include_str!("../kernels/hyper.cu")),
     ("indexer.cu", include_str!("../kernels/indexer.cu")),
     ("linear.cu", include_str!("../kernels/linear.cu")),

@@ -56,16 +56,22 @@ DS4_DEVICE void e4m3_halves(u32 codes, u32 scale, u32 &low, u32 &high) {
     high = mul_halves((b & 0x80008000u) | (b & 0x7F007F00u) >> 1, scale);
 }
 
-/// Four channels of a packed row, from `channel` on.
-DS4_DEVICE void packed_channels(const CacheFormat &f, const u8 *row, u32 channel, u32 &low, u32 &high) {
-    if (channel < f.nope) {
-        float scale = e8m0_decode(row[f.nope + f.rope * 2 + channel / 64]) * 256.0f;
-        u32 half = float_to_half(fminf(scale, 65504.0f));
-        e4m3_halves(load<u32>(row + channel), half | half << 16, low, high);
-    } else {
-        uint2 v = load<uint2>(row + f.nope + (channel - f.nope) * 2);
-        low = v.x, high = v.y;
-    }
+/// Four channels of a packed row as they are stored: codes and exponent, or float16.
+struct PackedChannels {
+    uint2 v;
+    u32 exponent;
+};
+
+DS4_DEVICE PackedChannels load_packed(const CacheFormat &f, const u8 *row, u32 channel) {
+    if (channel >= f.nope) return {load<uint2>(row + f.nope + (channel - f.nope) * 2), 0};
+    return {{load<u32>(row + channel), 0}, row[f.nope + f.rope * 2 + channel / 64]};
+}
+
+DS4_DEVICE void unpack(const CacheFormat &f, const PackedChannels &c, u32 channel, u32 &low, u32 &high) {
+    low = c.v.x, high = c.v.y;
+    if (channel >= f.nope) return;
+    u32 half = float_to_half(fminf(e8m0_decode(c.exponent) * 256.0f, 65504.0f));
+    e4m3_halves(c.v.x, half | half << 16, low, high);
 }
 
 DS4_DEVICE void split_float(float v, u16 &hi, u16 &lo) {
@@ -73,31 +79,45 @@ DS4_DEVICE void split_float(float v, u16 &hi, u16 &lo) {
     lo = float_to_half(v - half_to_float(hi));
 }
 
-template <int KEYS, bool EXACT>
-DS4_DEVICE void stage_keys(AttendMemory<KEYS, EXACT> &m, const AttendParams &p, u32 count) {
-    u32 dim = p.format.dim, quads = dim / 4;
-    for (u32 i = threadIdx.x; i < KEYS / 2 * quads; i += 256) {
-        u32 pair = i / quads, channel = i % quads * 4;
-        u32 *to = &m.keys[pair * kPairWords + channel];
-        // A key that is none contributes nothing: zero, with a weight of zero.
-        bool has0 = pair * 2 < count, has1 = pair * 2 + 1 < count;
-        const u8 *row0 = ptr<const u8>(m.address[pair * 2]), *row1 = ptr<const u8>(m.address[pair * 2 + 1]);
-        if (EXACT) {
-            float4 zero = {0.0f, 0.0f, 0.0f, 0.0f};
-            float4 a = has0 ? load<float4>(row0 + channel * 4) : zero, b = has1 ? load<float4>(row1 + channel * 4) : zero;
-            float v[8] = {a.x, b.x, a.y, b.y, a.z, b.z, a.w, b.w};
-            for (int c = 0; c < 4; c++) {
-                u16 h0, l0, h1, l1;
-                split_float(v[2 * c], h0, l0), split_float(v[2 * c + 1], h1, l1);
-                to[c] = h0 | u32(h1) << 16;
-                m.low[EXACT ? pair * kPairWords + channel + c : 0] = l0 | u32(l1) << 16;
-            }
-        } else {
-            u32 a0 = 0, a1 = 0, b0 = 0, b1 = 0;
-            if (has0) packed_channels(p.format, row0, channel, a0, a1);
-            if (has1) packed_channels(p.format, row1, channel, b0, b1);
+DS4_DEVICE void stage_packed(AttendMemory<64, false> &m, const AttendParams &p, u32 count) {
+    u32 quads = p.format.dim / 4, total = 32 * quads;
+    // Several loads on their way at a time.
+    constexpr int kBatch = 4;
+    for (u32 base = threadIdx.x; base < total; base += 256 * kBatch) {
+        PackedChannels c[kBatch][2];
+#pragma unroll
+        for (int k = 0; k < kBatch; k++) {
+            u32 i = base + k * 256, pair = i / quads, channel = i % quads * 4;
+            // A key that is none contributes nothing: zero, with a weight of zero.
+            c[k][0] = c[k][1] = {{0, 0}, 0};
+            if (i < total && pair * 2 < count) c[k][0] = load_packed(p.format, ptr<const u8>(m.address[pair * 2]), channel);
+            if (i < total && pair * 2 + 1 < count) c[k][1] = load_packed(p.format, ptr<const u8>(m.address[pair * 2 + 1]), channel);
+        }
+#pragma unroll
+        for (int k = 0; k < kBatch; k++) {
+            u32 i = base + k * 256, pair = i / quads, channel = i % quads * 4;
+            if (i >= total) break;
+            u32 a0, a1, b0, b1;
+            unpack(p.format, c[k][0], channel, a0, a1), unpack(p.format, c[k][1], channel, b0, b1);
             uint4 v = {byte_perm(a0, b0, 0x5410), byte_perm(a0, b0, 0x7632), byte_perm(a1, b1, 0x5410), byte_perm(a1, b1, 0x7632)};
-            *reinterpret_cast<uint4 *>(to) = v;
+            *reinterpret_cast<uint4 *>(&m.keys[pair * kPairWords + channel]) = v;
+        }
+    }
+}
+
+DS4_DEVICE void stage_exact(AttendMemory<32, true> &m, const AttendParams &p, u32 count) {
+    u32 quads = p.format.dim / 4;
+    for (u32 i = threadIdx.x; i < 16 * quads; i += 256) {
+        u32 pair = i / quads, channel = i % quads * 4;
+        float4 a = {0.0f, 0.0f, 0.0f, 0.0f}, b = a;
+        if (pair * 2 < count) a = load<float4>(ptr<const u8>(m.address[pair * 2]) + channel * 4);
+        if (pair * 2 + 1 < count) b = load<float4>(ptr<const u8>(m.address[pair * 2 + 1]) + channel * 4);
+        float v[8] = {a.x, b.x, a.y, b.y, a.z, b.z, a.w, b.w};
+        for (int c = 0; c < 4; c++) {
+            u16 h0, l0, h1, l1;
+            split_float(v[2 * c], h0, l0), split_float(v[2 * c + 1], h1, l1);
+            m.keys[pair * kPairWords + channel + c] = h0 | u32(h1) << 16;
+            m.low[pair * kPairWords + channel + c] = l0 | u32(l1) << 16;
         }
     }
 }
@@ -114,6 +134,7 @@ DS4_DEVICE void chunk_scores(AttendMemory<KEYS, EXACT> &m, const AttendParams &p
     const u16 *lo0 = ptr<const u16>(p.lo) + (u64(row) * p.heads + h0) * dim, *lo1 = ptr<const u16>(p.lo) + (u64(row) * p.heads + h1) * dim;
     float acc[4] = {};
     u32 pair = octet * 4 + g / 2, selector = g % 2 ? 0x7632u : 0x5410u;
+#pragma unroll 2
     for (u32 d = split * width; d < split * width + width; d += 32) {
         u32 at = d + t * 8;
         uint4 qh0 = load<uint4>(hi0 + at), qh1 = load<uint4>(hi1 + at), ql0 = load<uint4>(lo0 + at), ql1 = load<uint4>(lo1 + at);
@@ -236,7 +257,8 @@ DS4_DEVICE void attend_block(const AttendParams &p) {
             m.address[threadIdx.x] = reinterpret_cast<u64>(
                 key_address(p, span, row, first, window, chosen, chunk * KEYS + min_u(threadIdx.x, count - 1)));
         sync_block();
-        stage_keys<KEYS, EXACT>(m, p, count);
+        if constexpr (EXACT) stage_exact(m, p, count);
+        else stage_packed(m, p, count);
         sync_block();
         chunk_scores<KEYS, EXACT>(m, p, row, head);
         sync_block();
@@ -288,8 +310,8 @@ DS4_DEVICE void attend_block(const AttendParams &p) {
 }
 
 /// grid: (chunks, heads / 16, rows) with `split`, (1, heads / 16, rows) without; 256 threads.
-DS4_KERNEL(attend_packed, 256, 1, AttendParams) { attend_block<64, false>(p); }
-DS4_KERNEL(attend_exact, 256, 1, AttendParams) { attend_block<32, true>(p); }
+DS4_KERNEL(attend_packed, 256, 2, AttendParams) { attend_block<64, false>(p); }
+DS4_KERNEL(attend_exact, 256, 2, AttendParams) { attend_block<32, true>(p); }
 
 /// Merges the chunks of one head and row. grid: (heads, rows); 256 threads: channels 2 t and 2 t + 1 each.
 DS4_KERNEL(attend_merge, 256, 2, AttendParams) {

@@ -7,9 +7,25 @@
 
 #ifdef DS4_EMULATION
 #include "cuda_emulation.h"
+#define DS4_KERNEL_EARLY DS4_KERNEL
 #else
-#define DS4_KERNEL(name, threads, blocks, Params) \
-    extern "C" __global__ void __launch_bounds__(threads, blocks) name(const __grid_constant__ Params p)
+// A kernel may start before the one ahead of it has ended, and lets the next one start in turn; what the one ahead writes is there
+// after `wait_for_inputs`, which comes first unless a kernel has something to do before (`DS4_KERNEL_EARLY`).
+#define DS4_KERNEL(name, threads, blocks, Params)                                                             \
+    static __device__ __forceinline__ void name##_body(const Params &p);                                      \
+    extern "C" __global__ void __launch_bounds__(threads, blocks) name(const __grid_constant__ Params p) {    \
+        let_next_start();                                                                                     \
+        wait_for_inputs();                                                                                    \
+        name##_body(p);                                                                                       \
+    }                                                                                                         \
+    static __device__ __forceinline__ void name##_body(const Params &p)
+#define DS4_KERNEL_EARLY(name, threads, blocks, Params)                                                       \
+    static __device__ __forceinline__ void name##_body(const Params &p);                                      \
+    extern "C" __global__ void __launch_bounds__(threads, blocks) name(const __grid_constant__ Params p) {    \
+        let_next_start();                                                                                     \
+        name##_body(p);                                                                                       \
+    }                                                                                                         \
+    static __device__ __forceinline__ void name##_body(const Params &p)
 #define DS4_DYNAMIC_SHARED(name) extern __shared__ __align__(16) unsigned char name[]
 #endif
 
@@ -18,6 +34,10 @@ typedef signed char i8;
 typedef unsigned short u16;
 typedef unsigned int u32;
 typedef unsigned long long u64;
+
+#if !defined(DS4_EMULATION) && defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 900
+#define DS4_HOPPER 1
+#endif
 
 #define DS4_DEVICE static __device__ __forceinline__
 #define DS4_MEMBER __device__ __forceinline__
@@ -82,6 +102,29 @@ struct LayerPlace {
     u32 frontier, index_frontier;
     u32 ratio, rows_per_page;
 };
+
+/// Lets the next kernel start as soon as there is room for it.
+DS4_DEVICE void let_next_start() {
+#ifdef DS4_HOPPER
+    asm volatile("griddepcontrol.launch_dependents;" ::: "memory");
+#endif
+}
+
+/// Waits for the kernels ahead.
+DS4_DEVICE void wait_for_inputs() {
+#ifdef DS4_HOPPER
+    asm volatile("griddepcontrol.wait;" ::: "memory");
+#endif
+}
+
+/// Starts bringing `bytes` (a multiple of 16) at `p` (a multiple of 16) into the L2 cache.
+DS4_DEVICE void prefetch_l2(const void *p, u32 bytes) {
+#ifdef DS4_HOPPER
+    asm volatile("cp.async.bulk.prefetch.L2.global [%0], %1;" ::"l"(p), "r"(bytes) : "memory");
+#else
+    (void)p, (void)bytes;
+#endif
+}
 
 template <class T>
 DS4_DEVICE T *ptr(u64 address) {
@@ -188,6 +231,23 @@ DS4_DEVICE uint4 load_stream(const void *p) {
         : "=r"(v.x), "=r"(v.y), "=r"(v.z), "=r"(v.w)
         : "l"(p));
     return v;
+#endif
+}
+
+/// Copies 8 or 16 bytes into shared memory, which are there after `copies_done` and a barrier.
+template <int BYTES>
+DS4_DEVICE void copy_async(void *to, const void *from) {
+#ifdef DS4_EMULATION
+    memcpy(to, from, BYTES);
+#else
+    u32 address = u32(__cvta_generic_to_shared(to));
+    asm volatile("cp.async.ca.shared.global [%0], [%1], %2;" ::"r"(address), "l"(from), "n"(BYTES) : "memory");
+#endif
+}
+
+DS4_DEVICE void copies_done() {
+#ifndef DS4_EMULATION
+    asm volatile("cp.async.wait_all;" ::: "memory");
 #endif
 }
 
@@ -373,6 +433,17 @@ constexpr float kMagicFloat = 12582912.0f;
 DS4_DEVICE float magic_sum(int c) { return as_float(u32(c)) - kMagicFloat; }
 
 // --- functions --------------------------------------------------------------------------------------------
+
+/// 1 / x, off by at most one in the last place.
+DS4_DEVICE float reciprocal(float x) {
+#ifdef DS4_EMULATION
+    return 1.0f / x;
+#else
+    float out;
+    asm("rcp.approx.f32 %0, %1;" : "=f"(out) : "f"(x));
+    return out;
+#endif
+}
 
 DS4_DEVICE float sigmoid(float x) { return 1.0f / (1.0f + expf(-x)); }
 

@@ -11,31 +11,37 @@ struct RouteParams {
 
 DS4_DEVICE float softplus(float x) { return fmaxf(x, 0.0f) + log1pf(expf(-fabsf(x))); }
 
+constexpr int kMostExperts = 512;
+
 /// Experts of each row by the largest score plus bias (the lower number first among equals), or by the token's table row.
-/// One warp per row; up to 512 experts. grid: rows; 32 threads.
-DS4_KERNEL(route, 32, 8, RouteParams) {
-    u32 row = blockIdx.x, lane = threadIdx.x;
+/// grid: rows; 256 threads, of which the first warp chooses.
+DS4_KERNEL(route, 256, 4, RouteParams) {
+    __shared__ float scores[kMostExperts], biases[kMostExperts];
+    u32 row = blockIdx.x, lane = threadIdx.x % 32;
     const float *logits = ptr<const float>(p.scores) + u64(row) * p.n_expert;
-    float score[16], biased[16];
+    for (u32 e = threadIdx.x; e < p.n_expert; e += 256) {
+        scores[e] = sqrtf(softplus(logits[e]));
+        biases[e] = p.bias == 0 ? 0.0f : ptr<const float>(p.bias)[e];
+    }
+    sync_block();
+    if (threadIdx.x >= 32) return;
+    float biased[kMostExperts / 32];
 #pragma unroll
-    for (int i = 0; i < 16; i++) {
+    for (int i = 0; i < kMostExperts / 32; i++) {
         u32 e = i * 32 + lane;
-        score[i] = 0.0f, biased[i] = -infinity();
-        if (e >= p.n_expert) continue;
-        score[i] = sqrtf(softplus(logits[e]));
-        biased[i] = score[i] + (p.bias == 0 ? 0.0f : ptr<const float>(p.bias)[e]) + 0.0f;
+        // Adding zero makes -0 and +0 equal.
+        biased[i] = e < p.n_expert ? scores[e] + biases[e] + 0.0f : -infinity();
     }
     u32 *ids = ptr<u32>(p.ids) + row * p.used;
     float sum = 0.0f, mine = 0.0f;
     for (u32 k = 0; k < p.used; k++) {
-        u32 best = 0;
+        u32 best = ~0u;
         if (p.table != 0) {
             best = ptr<const u32>(p.table)[u64(ptr<const RowInfo>(p.rows)[row].token) * p.used + k];
         } else {
             float value = -infinity();
-            best = ~0u;
 #pragma unroll
-            for (int i = 0; i < 16; i++) {
+            for (int i = 0; i < kMostExperts / 32; i++) {
                 u32 e = i * 32 + lane;
                 if (e < p.n_expert && (best == ~0u || biased[i] > value)) value = biased[i], best = e;
             }
@@ -45,16 +51,11 @@ DS4_KERNEL(route, 32, 8, RouteParams) {
                 if (other_best != ~0u && (best == ~0u || other > value || (other == value && other_best < best)))
                     value = other, best = other_best;
             }
-        }
-        float chosen = 0.0f;
 #pragma unroll
-        for (int i = 0; i < 16; i++) {
-            if (i * 32 + lane != best) continue;
-            chosen = score[i];
-            if (p.table == 0) biased[i] = -infinity();
+            for (int i = 0; i < kMostExperts / 32; i++)
+                if (i * 32 + lane == best) biased[i] = -infinity();
         }
-        // Every expert of a row is another one; what was taken is below all others but may equal a score of minus infinity.
-        chosen = shuffle(chosen, best % 32);
+        float chosen = scores[best];
         sum += chosen;
         if (lane == k) mine = chosen;
         if (lane == 0) ids[k] = best;
@@ -67,8 +68,6 @@ struct GroupParams {
     u64 ids, list, items, item_count;
     u32 rows, used, n_expert, columns;
 };
-
-constexpr int kMostExperts = 512;
 
 /// Slots (row * (used + 1) + choice) sorted by expert, then by number, and the items to compute: runs of at most `columns` slots of
 /// one expert. The shared expert, which every row has, comes first, as number n_expert. One block of 1024 threads.
@@ -86,13 +85,22 @@ DS4_KERNEL(group_slots, 1024, 1, GroupParams) {
     for (u32 i = t; i < shared_items; i += 1024)
         items[i] = {p.n_expert, i * p.columns, min_u(p.columns, p.rows - i * p.columns), 0};
     sync_block();
-    if (t == 0) {
-        u32 slot = p.rows, item = shared_items;
-        for (u32 e = 0; e < p.n_expert; e++) {
+    if (t < 32) {
+        // Lane l has the experts from l * per on.
+        u32 per = div_up(p.n_expert, 32), slots_here = 0, items_here = 0;
+        for (u32 e = lane * per; e < min_u(lane * per + per, p.n_expert); e++)
+            slots_here += count[e], items_here += div_up(count[e], p.columns);
+        u32 slot = slots_here, item = items_here;
+        for (u32 step = 1; step < 32; step *= 2) {
+            u32 other_slot = shuffle(slot, int(lane - step)), other_item = shuffle(item, int(lane - step));
+            if (lane >= step) slot += other_slot, item += other_item;
+        }
+        if (lane == 31) *ptr<u32>(p.item_count) = shared_items + item;
+        slot += p.rows - slots_here, item += shared_items - items_here;
+        for (u32 e = lane * per; e < min_u(lane * per + per, p.n_expert); e++) {
             first[e] = slot, first_item[e] = item;
             slot += count[e], item += div_up(count[e], p.columns);
         }
-        *ptr<u32>(p.item_count) = item;
     }
     sync_block();
     for (u32 e = t; e < p.n_expert; e += 1024)

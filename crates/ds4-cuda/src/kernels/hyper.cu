@@ -9,6 +9,8 @@ constexpr int kSlice = 64;
 /// Sums per slice: 24 outputs of the projection, then the sum of squares.
 constexpr int kSums = 32;
 constexpr int kSquares = 24;
+/// Columns per thread of `hc_finish`: up to 8192 in all.
+constexpr int kMostColumns = 8;
 
 struct HyperProjectParams {
     u64 streams, output, post, comb, project, sums, row_list;
@@ -16,7 +18,7 @@ struct HyperProjectParams {
 };
 
 /// grid: (n_embd / 64, rows / 8); 256 threads: one per stream and column.
-DS4_KERNEL(hc_project, 256, 2, HyperProjectParams) {
+DS4_KERNEL_EARLY(hc_project, 256, 2, HyperProjectParams) {
     __shared__ float old[kStreams * kSlice], merged[kStreams * kSlice], part[8 * kSums];
     u32 t = threadIdx.x, stream = t / kSlice, column = blockIdx.x * kSlice + t % kSlice;
     u32 output = t % 32, piece = t / 32;
@@ -28,6 +30,7 @@ DS4_KERNEL(hc_project, 256, 2, HyperProjectParams) {
             else w[i] = p.half_weights ? half_to_float(ptr<const u16>(p.project)[at + i]) : ptr<const float>(p.project)[at + i];
         }
     }
+    wait_for_inputs();
     for (u32 row = blockIdx.y * 8; row < min_u(blockIdx.y * 8 + 8, p.rows); row++) {
         u32 from = p.row_list == 0 ? row : ptr<const u32>(p.row_list)[row];
         float *streams = ptr<float>(p.streams) + u64(from) * kStreams * p.n_embd;
@@ -85,14 +88,14 @@ DS4_DEVICE void sinkhorn(float (&c)[16], u32 iterations, float eps) {
         if (i > 0) {
 #pragma unroll
             for (int j = 0; j < 4; j++) {
-                float factor = 1.0f / (c[j * 4] + c[j * 4 + 1] + c[j * 4 + 2] + c[j * 4 + 3] + eps);
+                float factor = reciprocal(c[j * 4] + c[j * 4 + 1] + c[j * 4 + 2] + c[j * 4 + 3] + eps);
 #pragma unroll
                 for (int k = 0; k < 4; k++) c[j * 4 + k] *= factor;
             }
         }
 #pragma unroll
         for (int k = 0; k < 4; k++) {
-            float factor = 1.0f / (c[k] + c[4 + k] + c[8 + k] + c[12 + k] + eps);
+            float factor = reciprocal(c[k] + c[4 + k] + c[8 + k] + c[12 + k] + eps);
 #pragma unroll
             for (int j = 0; j < 4; j++) c[j * 4 + k] *= factor;
         }
@@ -133,20 +136,29 @@ DS4_KERNEL(hc_finish, 1024, 1, HyperFinishParams) {
     u32 from = p.row_list == 0 ? row : ptr<const u32>(p.row_list)[row];
     const float *streams = ptr<const float>(p.streams) + u64(from) * kStreams * p.n_embd;
     float *input = ptr<float>(p.x.f) + u64(row) * p.x.stride;
-    float squares = 0.0f;
-    for (u32 i = t; i < p.n_embd; i += 1024) {
-        float v = 0.0f;
+    const float *weight = ptr<const float>(p.norm);
+    // A thread keeps its columns: 1024 apart, at most kMostColumns.
+    float kept[kMostColumns], scale_of[kMostColumns], squares = 0.0f;
 #pragma unroll
-        for (int k = 0; k < kStreams; k++) v = fmaf(give[k], streams[k * p.n_embd + i], v);
-        input[i] = v;
-        squares = fmaf(v, v, squares);
+    for (int j = 0; j < kMostColumns; j++) {
+        u32 i = j * 1024 + t;
+        kept[j] = scale_of[j] = 0.0f;
+        if (i >= p.n_embd) continue;
+        scale_of[j] = weight[i];
+#pragma unroll
+        for (int k = 0; k < kStreams; k++) kept[j] = fmaf(give[k], streams[k * p.n_embd + i], kept[j]);
+        squares = fmaf(kept[j], kept[j], squares);
     }
     squares = block_sum(squares, scratch, 32);
     float norm = 1.0f / sqrtf(squares / float(p.n_embd) + p.eps);
-    const float *weight = ptr<const float>(p.norm);
-    for (u32 i = t; i < p.x.blocks * 256; i += 1024) {
-        float v = 0.0f;
-        if (i < p.n_embd) v = input[i] * norm * weight[i], input[i] = v;
+#pragma unroll
+    for (int j = 0; j < kMostColumns; j++) {
+        u32 i = j * 1024 + t;
+        if (j * 1024 >= p.x.blocks * 256) break;
+        // Whole warps: columns come in blocks of 256.
+        if (i >= p.x.blocks * 256) continue;
+        float v = kept[j] * norm * scale_of[j];
+        if (i < p.n_embd) input[i] = v;
         emit_forms(p.x, row, i, v, p.integers, p.halves);
     }
 }

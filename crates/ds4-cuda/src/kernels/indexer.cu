@@ -127,11 +127,21 @@ DS4_KERNEL(index_top, 1024, 1, IndexParams) {
             if (shift == 24 || key >> (shift + 8) == prefix >> (shift + 8)) atomic_add(&histogram[key >> shift & 0xFF], 1);
         }
         sync_block();
-        if (t == 0) {
-            u32 above = 0;
-            int bin = 255;
-            while (above + histogram[bin] < need) above += histogram[bin--];
-            chosen = u32(bin), wanted = need - above;
+        if (warp == 0) {
+            // Lane l has bins 255 - 8 l and seven below; how many keys lie in bins above its own?
+            u32 mine = 0;
+            for (int k = 0; k < 8; k++) mine += histogram[255 - (lane * 8 + k)];
+            u32 above = mine;
+            for (u32 step = 1; step < 32; step *= 2) {
+                u32 other = shuffle(above, int(lane - step));
+                if (lane >= step) above += other;
+            }
+            above -= mine;
+            if (above < need && above + mine >= need) {
+                int bin = 255 - int(lane) * 8;
+                while (above + histogram[bin] < need) above += histogram[bin--];
+                chosen = u32(bin), wanted = need - above;
+            }
         }
         sync_block();
         prefix |= chosen << shift;

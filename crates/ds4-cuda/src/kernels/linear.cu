@@ -10,6 +10,8 @@ DS4_DEVICE void linear_unit(const ProductParams &p, float *part) {
     while (unit >= p.products[index].unit_end) index++;
     if (index > 0) unit -= p.products[index - 1].unit_end;
     const Product &product = p.products[index];
+    prefetch_unit(product.w, unit);
+    wait_for_inputs();
 
     u32 first = blockIdx.y * NT * 8, group = product.group_rows == 0 ? 0 : unit * 32 / product.group_rows;
     int lane = threadIdx.x % 32, g = lane / 4, t = lane % 4;
@@ -36,13 +38,13 @@ DS4_DEVICE void linear_unit(const ProductParams &p, float *part) {
 }
 
 /// grid: (units of 32 rows of all products, columns / 8); 256 threads. For Q8_0 and F16.
-DS4_KERNEL(linear_8, 256, 2, ProductParams) {
+DS4_KERNEL_EARLY(linear_8, 256, 2, ProductParams) {
     __shared__ float part[kPartFloats<1>];
     linear_unit<1>(p, part);
 }
 
 /// As `linear_8`, 16 columns at a time.
-DS4_KERNEL(linear_16, 256, 2, ProductParams) {
+DS4_KERNEL_EARLY(linear_16, 256, 2, ProductParams) {
     __shared__ float part[kPartFloats<2>];
     linear_unit<2>(p, part);
 }

@@ -103,6 +103,14 @@ DS4_DEVICE Weight slab_of(Weight w, u32 slab) {
     return w;
 }
 
+/// Starts bringing 32 rows of W into the cache: weights do not wait for the kernels ahead.
+DS4_DEVICE void prefetch_unit(const Weight &w, u32 unit) {
+    if (threadIdx.x != 0) return;
+    u32 tiles = div_up(w.rows, 16), bytes = w.type == Q8_0 ? u32(Layout<Q8_0>::codes) : u32(Layout<F16>::codes);
+    u32 count = min_u(2, tiles - unit * 2);
+    prefetch_l2(ptr<const u8>(w.codes) + u64(unit) * 2 * w.blocks * bytes, min_u(count * w.blocks * bytes, 128 << 10));
+}
+
 /// All segments of two tiles (32 rows of W from `unit` * 32), shared among the eight warps of a block: the sums of
 /// segments in `part` [tile 2][segment 8][column NT * 8][row 16 + 1].
 template <u32 TYPE, int NT>

@@ -1,0 +1,115 @@
+// Experts of a batch of one row: nothing to sort, and every block has all of its memory's traffic to itself.
+//
+// 16 warps per 32 rows of a matrix: each warp has one segment of one tile. Sums as in `experts.cu`, in the same order.
+#include "forms.cuh"
+#include "product.cuh"
+
+struct ExpertOneParams {
+    Weight gate, up, shared_gate, shared_up;
+    Rows x, mid;
+    u64 ids, weights;
+    u32 used;
+    float limit;
+    u32 halves, pad;
+};
+
+/// The columns of x of a batch of one row (or slot): all the same.
+DS4_DEVICE LaneColumns<1> one_column(u32 row) { return {{row}, {row}, {row}}; }
+
+/// One warp's segment of a tile, times one column: row g in `low`, row g + 8 in `high` (of lanes with t = 0).
+template <u32 TYPE>
+DS4_DEVICE void one_segment(const Weight &w, u32 tile, u32 segment, const u32 *grid, const Rows &x, u32 row, float *part) {
+    Segments s = segments_of(w.blocks);
+    if (segment >= s.count || tile >= div_up(w.rows, 16)) return;
+    float acc[1][4];
+    u32 first = segment * s.blocks;
+    segment_product<TYPE, 1>(w, tile, first, min_u(first + s.blocks, w.blocks), grid, x, one_column(row), acc);
+    u32 lane = threadIdx.x % 32;
+    if (lane % 4 == 0) part[segment * 16 + lane / 4] = acc[0][0], part[segment * 16 + 8 + lane / 4] = acc[0][2];
+}
+
+/// Sum of the segments of row `row` of a tile.
+DS4_DEVICE float one_sum(const float *part, u32 segments, u32 row) {
+    float sum = part[row];
+    for (u32 s = 1; s < segments; s++) sum += part[s * 16 + row];
+    return sum;
+}
+
+template <u32 TYPE>
+DS4_DEVICE void gate_up_one(const ExpertOneParams &p, const u32 *grid) {
+    __shared__ float part[2][2][8 * 16];
+    u32 warp = threadIdx.x / 32, tile = warp / 8, segment = warp % 8, unit = blockIdx.x;
+    bool is_shared = blockIdx.y == 0;
+    if (is_shared) prefetch_unit(p.shared_gate, unit), prefetch_unit(p.shared_up, unit);
+    wait_for_inputs();
+    u32 slot = is_shared ? p.used : blockIdx.y - 1;
+    u32 expert = is_shared ? 0 : ptr<const u32>(p.ids)[slot];
+    Weight gate = is_shared ? p.shared_gate : slab_of(p.gate, expert), up = is_shared ? p.shared_up : slab_of(p.up, expert);
+    u32 at = unit * 2 + tile;
+    if (!is_shared) {
+        one_segment<TYPE>(gate, at, segment, grid, p.x, 0, part[0][tile]);
+        one_segment<TYPE>(up, at, segment, grid, p.x, 0, part[1][tile]);
+    } else if (gate.type == Q8_0) {
+        one_segment<Q8_0>(gate, at, segment, grid, p.x, 0, part[0][tile]);
+        one_segment<Q8_0>(up, at, segment, grid, p.x, 0, part[1][tile]);
+    } else {
+        one_segment<F16>(gate, at, segment, grid, p.x, 0, part[0][tile]);
+        one_segment<F16>(up, at, segment, grid, p.x, 0, part[1][tile]);
+    }
+    sync_block();
+    if (threadIdx.x >= 32) return;
+    u32 row = threadIdx.x, segments = segments_of(gate.blocks).count, out = unit * 32 + row;
+    float weight = is_shared ? 1.0f : ptr<const float>(p.weights)[slot], v = 0.0f;
+    if (out < gate.rows)
+        v = swiglu(one_sum(part[0][row / 16], segments, row % 16), one_sum(part[1][row / 16], segments, row % 16), p.limit) * weight;
+    emit_forms(p.mid, slot, out, v, true, p.halves);
+}
+
+struct DownOneParams {
+    Weight routed, shared;
+    Rows x;
+    u64 ids, y;
+    u32 used, pad;
+};
+
+/// All slots of 32 rows of the output, added in their order.
+template <u32 TYPE>
+DS4_DEVICE void down_one(const DownOneParams &p, const u32 *grid) {
+    DS4_DYNAMIC_SHARED(memory);
+    float *part = reinterpret_cast<float *>(memory);
+    u32 warp = threadIdx.x / 32, tile = warp / 8, segment = warp % 8, unit = blockIdx.x;
+    prefetch_unit(p.shared, unit);
+    wait_for_inputs();
+    for (u32 slot = 0; slot < p.used; slot++) {
+        Weight w = slab_of(p.routed, ptr<const u32>(p.ids)[slot]);
+        one_segment<TYPE>(w, unit * 2 + tile, segment, grid, p.x, slot, part + (slot * 2 + tile) * 128);
+    }
+    float *last = part + (p.used * 2 + tile) * 128;
+    if (p.shared.type == Q8_0) one_segment<Q8_0>(p.shared, unit * 2 + tile, segment, grid, p.x, p.used, last);
+    else one_segment<F16>(p.shared, unit * 2 + tile, segment, grid, p.x, p.used, last);
+    sync_block();
+    u32 row = threadIdx.x, out = unit * 32 + row, segments = segments_of(p.shared.blocks).count;
+    if (row >= 32 || out >= p.shared.rows) return;
+    float sum = one_sum(part + row / 16 * 128, segments, row % 16);
+    for (u32 slot = 1; slot <= p.used; slot++) sum += one_sum(part + (slot * 2 + row / 16) * 128, segments, row % 16);
+    ptr<float>(p.y)[out] = sum;
+}
+
+#define DS4_EXPERTS_ONE(suffix, TYPE)                                          \
+    DS4_KERNEL_EARLY(expert_gate_up_one_##suffix, 512, 1, ExpertOneParams) {   \
+        __shared__ u32 grid[TYPE == IQ2_XXS ? kGridWords : 1];                 \
+        if (TYPE == IQ2_XXS) load_grid(grid);                                  \
+        gate_up_one<TYPE>(p, grid);                                            \
+    }                                                                          \
+    DS4_KERNEL_EARLY(expert_down_one_##suffix, 512, 1, DownOneParams) {        \
+        __shared__ u32 grid[TYPE == IQ2_XXS ? kGridWords : 1];                 \
+        if (TYPE == IQ2_XXS) load_grid(grid);                                  \
+        down_one<TYPE>(p, grid);                                               \
+    }
+
+// Gate and up, grid: (units of 32 rows, slots), the shared expert first. Down, grid: units of 32 rows. 512 threads.
+DS4_EXPERTS_ONE(q8_0, Q8_0)
+DS4_EXPERTS_ONE(q2_k, Q2_K)
+DS4_EXPERTS_ONE(q4_k, Q4_K)
+DS4_EXPERTS_ONE(mxfp4, MXFP4)
+DS4_EXPERTS_ONE(iq2_xxs, IQ2_XXS)
