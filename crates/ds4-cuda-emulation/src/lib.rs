@@ -170,7 +170,7 @@ impl Device for EmulatedDevice {
     }
 
     unsafe fn launch(&self, launch: &Launch, params: &[u8]) -> Result<(), DeviceError> {
-        let recorded = Recorded { launch: launch.clone(), params: params.to_vec() };
+        let recorded = Recorded { launch: *launch, params: params.to_vec() };
         let mut state = self.state();
         if let Some(recording) = &mut state.recording {
             recording.push(recorded);

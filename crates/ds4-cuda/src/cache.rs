@@ -7,7 +7,7 @@
 use std::sync::{Arc, Mutex, PoisonError};
 
 use ds4_model::rounding::KV_GROUP;
-use ds4_model::state::{Compressor, IndexRowFormat, KvRowFormat, SequenceState};
+use ds4_model::state::{Compressor, IndexRowFormat, KvRowFormat, PageUse, SequenceState};
 use ds4_model::{Config, ModelError, Sequence, StateLayout};
 
 use crate::device::{Device, DeviceError, Memory};
@@ -168,6 +168,7 @@ pub struct CudaSequence {
     len: usize,
     /// Tokens whose rows are there: more than `len` between a batch's operations and its end.
     written: usize,
+    page_tokens: usize,
     slot: Option<Arc<Unit>>,
     pages: Vec<Arc<Unit>>,
     /// Addresses of the pages, on the device; how many of its entries are right.
@@ -185,8 +186,32 @@ impl SequenceState for CudaSequence {
         self.len += tokens;
     }
 
+    fn own_bytes(&self) -> usize {
+        self.slot.as_ref().map_or(0, |slot| slot.pool.unit)
+    }
+
+    fn page_count(&self) -> usize {
+        self.pages.len()
+    }
+
+    fn page_use(&self, index: usize) -> Option<PageUse> {
+        let page = self.pages.get(index)?;
+        Some(PageUse { id: page.address as usize, bytes: page.pool.unit })
+    }
+
+    fn share_pages(&mut self, other: &Self, pages: usize) {
+        let full = self.len.min(other.len).checked_div(self.page_tokens).unwrap_or(0).min(pages);
+        for (i, (mine, theirs)) in self.pages.iter_mut().zip(&other.pages).take(full).enumerate() {
+            if mine.address != theirs.address {
+                *mine = Arc::clone(theirs);
+                self.table_valid = self.table_valid.min(i);
+            }
+        }
+    }
+
     fn fork(&self) -> Self {
         Self {
+            page_tokens: self.page_tokens,
             len: self.len,
             written: self.written,
             slot: self.slot.clone(),
@@ -231,6 +256,7 @@ impl Sequences {
         CudaSequence {
             len: 0,
             written: 0,
+            page_tokens: self.layout.page_tokens,
             slot: None,
             pages: Vec::new(),
             table: None,

@@ -9,9 +9,12 @@ pub mod backend;
 mod cache;
 pub mod device;
 mod params;
+mod residency;
 mod tensors;
 mod weights;
 
 pub use backend::{CudaBackend, CudaOptions};
 pub use cache::CudaSequence;
+pub use device::cuda::{CudaDevice, DeviceInfo, devices};
 pub use device::{Device, DeviceError};
+pub use residency::Residency;

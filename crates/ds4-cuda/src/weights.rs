@@ -89,11 +89,6 @@ fn matrix_bytes(storage: Storage, rows: usize, cols: usize) -> [usize; 3] {
     }
 }
 
-/// Bytes that a tensor takes on the device.
-pub(crate) fn device_bytes(tensor: &Tensor) -> u64 {
-    matrix_bytes(Storage::of(tensor.ty), tensor.rows, tensor.cols).iter().map(|&b| (b * tensor.slabs) as u64).sum()
-}
-
 /// Bytes copied before the layout is changed on the device.
 const STAGING: usize = 64 << 20;
 

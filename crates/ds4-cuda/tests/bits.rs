@@ -112,7 +112,5 @@ fn the_order_of_threads_does_not_matter() {
         bits(&logits(&mut backend, tokens, 12))
     };
     let expected = with_seed(0);
-    for seed in [11] {
-        assert!(with_seed(seed) == expected, "seed {seed}: other bits");
-    }
+    assert!(with_seed(11) == expected, "another order of threads gives other bits");
 }

@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use anyhow::Context;
 use ds4_cpu::{CpuBackend, CpuOptions};
+use ds4_cuda::{CudaBackend, CudaDevice, CudaOptions, Device, Residency};
 use ds4_engine::{Engine, EngineError, EngineOptions};
 use ds4_kvstore::KvStore;
 use ds4_model::reference::ReferenceBackend;
@@ -12,11 +13,14 @@ use ds4_model::{Model, Numerics};
 use crate::args::{BackendArgs, BackendKind};
 use crate::exit::UsageError;
 use crate::model_source::LoadedModel;
+use crate::terminal::{self, Progress, Unit};
 
 /// A backend of any kind; its users are generic over `ds4_model::Backend` and match here once.
 pub enum AnyBackend {
     /// The processor.
     Cpu(Box<CpuBackend>),
+    /// An NVIDIA card.
+    Cuda(Box<CudaBackend>),
     /// The plain reference.
     Reference(Box<ReferenceBackend>),
 }
@@ -27,8 +31,20 @@ impl AnyBackend {
     /// # Errors
     /// The device cannot be used.
     pub fn open(model: Arc<Model>, args: &BackendArgs) -> anyhow::Result<AnyBackend> {
+        Self::open_with(model, args, false)
+    }
+
+    /// The same; `share_weights`: what is the same bytes of the file takes a card's memory once.
+    ///
+    /// # Errors
+    /// The device cannot be used.
+    pub fn open_with(model: Arc<Model>, args: &BackendArgs, share_weights: bool) -> anyhow::Result<AnyBackend> {
         let numerics = Numerics { compute: args.compute, kv: args.kv_precision };
         match args.backend {
+            BackendKind::Cuda => open_cuda(model, CudaOptions { numerics, share_weights }),
+            BackendKind::Auto if suits_cuda(&model, CudaOptions { numerics, share_weights }) => {
+                open_cuda(model, CudaOptions { numerics, share_weights })
+            }
             BackendKind::Auto | BackendKind::Cpu => {
                 let options = CpuOptions { threads: args.threads.map(usize::from), isa: args.cpu_features, numerics };
                 let backend = CpuBackend::new(model, options).context("cannot start the CPU backend")?;
@@ -39,6 +55,26 @@ impl AnyBackend {
             }
         }
     }
+}
+
+/// Smallest file that is worth a card: below, starting one takes longer than what it saves.
+const WORTH_A_CARD: u64 = 1 << 30;
+
+/// Whether there is a card that the model fits into.
+fn suits_cuda(model: &Model, options: CudaOptions) -> bool {
+    model.gguf().file_len() >= WORTH_A_CARD
+        && ds4_cuda::devices().is_ok_and(|devices| !devices.is_empty())
+        && CudaDevice::open(0).and_then(|device| Residency::plan(model, device.memory()?, options)?.check()).is_ok()
+}
+
+fn open_cuda(model: Arc<Model>, options: CudaOptions) -> anyhow::Result<AnyBackend> {
+    let device = CudaDevice::open(0)?;
+    let plan = Residency::plan(&model, device.memory()?, options)?;
+    let words = format!("ds4: {}: {plan}", device.name());
+    terminal::tell(&terminal::printable(&words), |style, line| style.dim(line).into_owned());
+    let progress = Progress::new("loading", model.gguf().file_len(), Unit::Bytes);
+    let backend = CudaBackend::new(model, device, options, &mut |done| progress.set(done))?;
+    Ok(AnyBackend::Cuda(Box::new(backend)))
 }
 
 /// Starts an engine for `loaded` on the backend that the arguments ask for. Its states are kept in memory, and in `store` if there
@@ -55,6 +91,7 @@ pub fn start_engine(
     let tokenizer = Arc::clone(&loaded.tokenizer);
     let engine = match AnyBackend::open(Arc::clone(&loaded.model), args)? {
         AnyBackend::Cpu(backend) => Engine::start_with_store(*backend, tokenizer, options, store),
+        AnyBackend::Cuda(backend) => Engine::start_with_store(*backend, tokenizer, options, store),
         AnyBackend::Reference(backend) => Engine::start_with_store(*backend, tokenizer, options, store),
     };
     engine.map_err(|error| match error {

@@ -46,15 +46,15 @@ enum Known {
 }
 
 /// Largest batch that is worth a graph: beyond, kernels take longer than their launches.
-const MOST_GRAPH_ROWS: usize = 64;
+pub(super) const MOST_GRAPH_ROWS: usize = 64;
 /// Steps from which a graph is recorded: tests that run single operations gain nothing.
 const FEWEST_GRAPH_STEPS: usize = 24;
 /// Graphs kept; all are forgotten when there are more.
 const MOST_GRAPHS: usize = 64;
 /// Bytes of indexer scores held at a time.
-const SCORE_BYTES: usize = 256 << 20;
+pub(super) const SCORE_BYTES: usize = 256 << 20;
 /// Bytes of parts of the attention of small batches.
-const PART_BYTES: usize = 512 << 20;
+pub(super) const PART_BYTES: usize = 512 << 20;
 
 /// Runs operations on a device.
 pub(super) struct Executor {

@@ -18,7 +18,9 @@ use ds4_model::rope::Frequencies;
 use ds4_model::{Backend, Buffer, Compute, Config, Model, ModelError, Numerics, Rows, Sequence, StateLayout, Sublayer};
 
 use crate::cache::{CacheLayout, CudaSequence, Sequences};
+use crate::device::counting::CountingDevice;
 use crate::device::{Device, DeviceError};
+use crate::residency::Residency;
 use crate::tensors::DeviceTensors;
 use executor::{Executor, Step};
 
@@ -60,7 +62,7 @@ impl CudaBackend {
         progress: &mut dyn FnMut(u64),
     ) -> Result<Self, DeviceError> {
         let config = model.config();
-        check_shape(config)?;
+        Residency::plan(&model, device.memory()?, options)?.check()?;
         let frequencies = [Frequencies::plain(config), Frequencies::compressed(config)];
         let frequencies: Vec<f32> = frequencies.iter().flat_map(|f| f.as_slice().to_vec()).collect();
         let tensors = DeviceTensors::load(&device, &model, options.share_weights, &frequencies, progress)?;
@@ -161,6 +163,10 @@ impl Backend for CudaBackend {
         self.sequences.import(state)
     }
 
+    fn arithmetic(&self) -> &'static str {
+        "cuda"
+    }
+
     fn begin(&mut self, rows: &Rows) -> Result<(), ModelError> {
         Ok(self.executor.get_mut().begin(rows)?)
     }
@@ -244,6 +250,25 @@ impl Backend for CudaBackend {
     fn selection(&self, row: usize) -> Result<Option<Vec<u32>>, ModelError> {
         Ok(self.executor.borrow_mut().selection(row)?)
     }
+}
+
+/// Bytes of activations and scratch memory for batches of `rows` rows.
+pub(crate) fn scratch_bytes(
+    device: &Arc<dyn Device>,
+    counting: &CountingDevice,
+    config: &Config,
+    layout: &CacheLayout,
+    numerics: Numerics,
+    rows: usize,
+) -> Result<u64, DeviceError> {
+    check_shape(config)?;
+    let forms = is_int8(numerics.compute);
+    let needs = Needs { integers: forms, halves: forms };
+    let work = workspace::Workspace::new(device, config, layout, needs, rows)?;
+    let head = workspace::HeadSpace::new(device, config, needs, executor::MOST_GRAPH_ROWS)?;
+    let bytes = counting.used() + (executor::SCORE_BYTES + executor::PART_BYTES) as u64;
+    drop((work, head));
+    Ok(bytes)
 }
 
 /// Whether products run on int8 activations where the weights allow it.

@@ -146,14 +146,11 @@ impl CudaDevice {
             (context, shared as usize, stream, Staging::new()?)
         };
         let images = Images::for_device(info.capability)?;
-        let modules = images
-            .all()
-            .iter()
+        let load = |image: &Vec<u8>| {
             // SAFETY: the image is a whole fat binary, cubin or zero-terminated PTX.
-            .map(|image| {
-                unsafe { result::module::load_data(image.as_ptr().cast()) }.map_err(|e| failed("loading kernels", e))
-            })
-            .collect::<Result<_, _>>()?;
+            unsafe { result::module::load_data(image.as_ptr().cast()) }.map_err(|e| failed("loading kernels", e))
+        };
+        let modules = images.all().iter().map(load).collect::<Result<_, _>>()?;
         Ok(Arc::new(Self {
             info,
             handle,
@@ -211,11 +208,11 @@ impl CudaDevice {
             return Ok(*function);
         }
         let c_name = CString::new(name).map_err(|_| DeviceError::new("a kernel name with a zero byte"))?;
-        // SAFETY: modules live as long as `self`.
-        let found = self
-            .modules
-            .iter()
-            .find_map(|&module| unsafe { result::module::get_function(module, c_name.clone()) }.ok());
+        let find = |&module: &sys::CUmodule| {
+            // SAFETY: modules live as long as `self`.
+            unsafe { result::module::get_function(module, c_name.clone()) }.ok()
+        };
+        let found = self.modules.iter().find_map(find);
         let Some(function) = found else { return Err(DeviceError::new(format!("there is no kernel {name}"))) };
         // SAFETY: the function was just found.
         let fixed = unsafe {

@@ -2,6 +2,7 @@
 //!
 //! [`cuda::CudaDevice`] is the real one. Tests run the same backend on one that plays it on the CPU.
 
+pub(crate) mod counting;
 pub mod cuda;
 mod image;
 

@@ -109,12 +109,18 @@ DS4_KERNEL(group_slots, 1024, 1, GroupParams) {
     for (u32 e = t / 32; e < p.n_expert; e += 32) {
         u32 at = first[e];
         if (count[e] == 0) continue;
-        for (u32 base = 0; base < choices; base += 32) {
-            u32 i = base + lane;
-            bool match = i < choices && ids[i] == e;
-            u32 votes = warp_votes(match);
-            if (match) list[at + count_bits(votes & ((1u << lane) - 1))] = i / p.used * slots + i % p.used;
-            at += count_bits(votes);
+        // Several loads on their way at a time.
+        constexpr int kBatch = 8;
+        for (u32 base = 0; base < choices; base += 32 * kBatch) {
+            u32 id[kBatch];
+#pragma unroll
+            for (int k = 0; k < kBatch; k++) id[k] = base + k * 32 + lane < choices ? ids[base + k * 32 + lane] : ~0u;
+#pragma unroll
+            for (int k = 0; k < kBatch; k++) {
+                u32 i = base + k * 32 + lane, votes = warp_votes(id[k] == e);
+                if (id[k] == e) list[at + count_bits(votes & ((1u << lane) - 1))] = i / p.used * slots + i % p.used;
+                at += count_bits(votes);
+            }
         }
     }
 }

@@ -28,6 +28,42 @@ DS4_DEVICE void one_segment(const Weight &w, u32 tile, u32 segment, const u32 *g
     if (lane % 4 == 0) part[segment * 16 + lane / 4] = acc[0][0], part[segment * 16 + 8 + lane / 4] = acc[0][2];
 }
 
+/// One warp's segment of the same tile of two matrices, times one column.
+template <u32 TYPE>
+DS4_DEVICE void one_segment_of_two(const Weight &a, const Weight &b, u32 tile, u32 segment, const u32 *grid, const Rows &x,
+                                   u32 row_a, u32 row_b, float *part_a, float *part_b) {
+    if constexpr (TYPE == Q8_0 || TYPE == F16) {
+        one_segment<TYPE>(a, tile, segment, grid, x, row_a, part_a);
+        one_segment<TYPE>(b, tile, segment, grid, x, row_b, part_b);
+    } else {
+        Segments s = segments_of(a.blocks);
+        if (segment >= s.count || tile >= div_up(a.rows, 16)) return;
+        float acc_a[1][4] = {}, acc_b[1][4] = {};
+        LaneColumns<1> columns_a = one_column(row_a), columns_b = one_column(row_b);
+        u32 lane = threadIdx.x % 32, first = segment * s.blocks, last = min_u(first + s.blocks, a.blocks);
+        // Two blocks of each on their way together.
+        for (u32 begin = first; begin < last; begin += 2) {
+            BlockOf<TYPE> block_a[2], block_b[2];
+#pragma unroll
+            for (int k = 0; k < 2; k++) {
+                u64 at = u64(tile) * a.blocks + min_u(begin + k, last - 1);
+                block_a[k].load_from(a, at, lane, grid), block_b[k].load_from(b, at, lane, grid);
+            }
+#pragma unroll
+            for (int k = 0; k < 2; k++) {
+                if (begin + k >= last) break;
+                GlobalColumns<1> from_a = {x, columns_a, begin + k, lane % 4}, from_b = {x, columns_b, begin + k, lane % 4};
+                accumulate_block<TYPE, 1>(block_a[k], grid, from_a, acc_a);
+                accumulate_block<TYPE, 1>(block_b[k], grid, from_b, acc_b);
+            }
+        }
+        if (lane % 4 == 0) {
+            part_a[segment * 16 + lane / 4] = acc_a[0][0], part_a[segment * 16 + 8 + lane / 4] = acc_a[0][2];
+            part_b[segment * 16 + lane / 4] = acc_b[0][0], part_b[segment * 16 + 8 + lane / 4] = acc_b[0][2];
+        }
+    }
+}
+
 /// Sum of the segments of row `row` of a tile.
 DS4_DEVICE float one_sum(const float *part, u32 segments, u32 row) {
     float sum = part[row];
@@ -47,8 +83,7 @@ DS4_DEVICE void gate_up_one(const ExpertOneParams &p, const u32 *grid) {
     Weight gate = is_shared ? p.shared_gate : slab_of(p.gate, expert), up = is_shared ? p.shared_up : slab_of(p.up, expert);
     u32 at = unit * 2 + tile;
     if (!is_shared) {
-        one_segment<TYPE>(gate, at, segment, grid, p.x, 0, part[0][tile]);
-        one_segment<TYPE>(up, at, segment, grid, p.x, 0, part[1][tile]);
+        one_segment_of_two<TYPE>(gate, up, at, segment, grid, p.x, 0, 0, part[0][tile], part[1][tile]);
     } else if (gate.type == Q8_0) {
         one_segment<Q8_0>(gate, at, segment, grid, p.x, 0, part[0][tile]);
         one_segment<Q8_0>(up, at, segment, grid, p.x, 0, part[1][tile]);
@@ -80,8 +115,15 @@ DS4_DEVICE void down_one(const DownOneParams &p, const u32 *grid) {
     u32 warp = threadIdx.x / 32, tile = warp / 8, segment = warp % 8, unit = blockIdx.x;
     prefetch_unit(p.shared, unit);
     wait_for_inputs();
-    for (u32 slot = 0; slot < p.used; slot++) {
-        Weight w = slab_of(p.routed, ptr<const u32>(p.ids)[slot]);
+    const u32 *ids = ptr<const u32>(p.ids);
+    for (u32 slot = 0; slot + 1 < p.used; slot += 2) {
+        Weight a = slab_of(p.routed, ids[slot]), b = slab_of(p.routed, ids[slot + 1]);
+        one_segment_of_two<TYPE>(a, b, unit * 2 + tile, segment, grid, p.x, slot, slot + 1, part + (slot * 2 + tile) * 128,
+                                 part + (slot * 2 + 2 + tile) * 128);
+    }
+    if (p.used % 2 == 1) {
+        u32 slot = p.used - 1;
+        Weight w = slab_of(p.routed, ids[slot]);
         one_segment<TYPE>(w, unit * 2 + tile, segment, grid, p.x, slot, part + (slot * 2 + tile) * 128);
     }
     float *last = part + (p.used * 2 + tile) * 128;

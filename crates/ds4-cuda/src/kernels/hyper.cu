@@ -31,10 +31,18 @@ DS4_KERNEL_EARLY(hc_project, 256, 2, HyperProjectParams) {
         }
     }
     wait_for_inputs();
-    for (u32 row = blockIdx.y * 8; row < min_u(blockIdx.y * 8 + 8, p.rows); row++) {
+    u32 last = min_u(blockIdx.y * 8 + 8, p.rows);
+    // The next row's values are on their way while this one's are used.
+    float v_next = 0.0f, y_next = 0.0f;
+    auto fetch = [&](u32 row) {
         u32 from = p.row_list == 0 ? row : ptr<const u32>(p.row_list)[row];
-        float *streams = ptr<float>(p.streams) + u64(from) * kStreams * p.n_embd;
-        float v = streams[stream * p.n_embd + column];
+        v_next = ptr<const float>(p.streams)[(u64(from) * kStreams + stream) * p.n_embd + column];
+        if (p.merge) y_next = ptr<const float>(p.output)[u64(row) * p.n_embd + column];
+    };
+    fetch(blockIdx.y * 8);
+    for (u32 row = blockIdx.y * 8; row < last; row++) {
+        float v = v_next, y = y_next;
+        if (row + 1 < last) fetch(row + 1);
         sync_block();
         old[t] = v;
         sync_block();
@@ -42,9 +50,9 @@ DS4_KERNEL_EARLY(hc_project, 256, 2, HyperProjectParams) {
             const float *comb = ptr<const float>(p.comb) + row * kStreams * kStreams + stream;
             float mixed = 0.0f;
             for (int j = 0; j < kStreams; j++) mixed = fmaf(comb[j * kStreams], old[j * kSlice + t % kSlice], mixed);
-            v = fmaf(ptr<const float>(p.post)[row * kStreams + stream], ptr<const float>(p.output)[u64(row) * p.n_embd + column],
-                     mixed);
-            streams[stream * p.n_embd + column] = v;
+            v = fmaf(ptr<const float>(p.post)[row * kStreams + stream], y, mixed);
+            // Only the head has a list of rows, and it does not merge.
+            ptr<float>(p.streams)[(u64(row) * kStreams + stream) * p.n_embd + column] = v;
         }
         if (!p.project_too) continue;
         merged[t] = v;
@@ -154,7 +162,7 @@ DS4_KERNEL(hc_finish, 1024, 1, HyperFinishParams) {
 #pragma unroll
     for (int j = 0; j < kMostColumns; j++) {
         u32 i = j * 1024 + t;
-        if (j * 1024 >= p.x.blocks * 256) break;
+        if (u32(j * 1024) >= p.x.blocks * 256) break;
         // Whole warps: columns come in blocks of 256.
         if (i >= p.x.blocks * 256) continue;
         float v = kept[j] * norm * scale_of[j];

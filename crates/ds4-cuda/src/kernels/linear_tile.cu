@@ -85,7 +85,7 @@ DS4_DEVICE void fold(TileMemory &m, float (&acc)[kOctets][4], bool first) {
 
 /// Sums of int8 products of one tile, in `m.total`.
 template <u32 TYPE>
-DS4_DEVICE void tile_integers(TileMemory &m, const Weight &w, u32 tile, const Rows &x) {
+DS4_DEVICE void tile_integers(TileMemory &m, const Weight &w, u32 tile, const Rows &x, int octets) {
     int lane = threadIdx.x % 32;
     bool active = tile < div_up(w.rows, 16);
     Segments s = segments_of(w.blocks);
@@ -106,7 +106,7 @@ DS4_DEVICE void tile_integers(TileMemory &m, const Weight &w, u32 tile, const Ro
             if (b + 1 < w.blocks) next.load_from(w, u64(tile) * w.blocks + b + 1, lane, m.grid);
         }
         TileColumns source = {m.stage[b % 2], lane};
-        accumulate_block<TYPE, kOctets>(block, m.grid, source, acc);
+        accumulate_block<TYPE, kOctets>(block, m.grid, source, acc, octets);
         if ((b + 1) % s.blocks == 0 || b + 1 == w.blocks) fold(m, acc, b < s.blocks);
     }
 }
@@ -173,9 +173,10 @@ DS4_KERNEL(linear_tile, 256, 2, ProductParams) {
     }
     sync_block();
     u32 tile = unit * 8 + threadIdx.x / 32;
-    if (product.w.type == Q8_0) tile_integers<Q8_0>(m, product.w, tile, p.x);
+    u32 count = min_u(kColumns, p.rows - first);
+    if (product.w.type == Q8_0) tile_integers<Q8_0>(m, product.w, tile, p.x, int(div_up(count, 8)));
     else tile_halves(m, product.w, tile, p.x);
-    tile_store(m, product.w, tile, min_u(kColumns, p.rows - first), ptr<float>(product.y), product.y_stride, product.scale);
+    tile_store(m, product.w, tile, count, ptr<float>(product.y), product.y_stride, product.scale);
 }
 
 struct ExpertTileParams {
@@ -202,8 +203,9 @@ DS4_DEVICE void expert_tile(TileMemory &m, const ExpertTileParams &p) {
     bool is_shared = item.expert == p.n_expert;
     u32 tile = blockIdx.x * 8 + threadIdx.x / 32;
     Weight w = is_shared ? p.shared : slab_of(p.routed, item.expert);
-    if (!is_shared) tile_integers<TYPE>(m, w, tile, p.x);
-    else if (w.type == Q8_0) tile_integers<Q8_0>(m, w, tile, p.x);
+    int octets = int(div_up(item.count, 8));
+    if (!is_shared) tile_integers<TYPE>(m, w, tile, p.x, octets);
+    else if (w.type == Q8_0) tile_integers<Q8_0>(m, w, tile, p.x, octets);
     else tile_halves(m, w, tile, p.x);
     tile_store(m, w, tile, item.count, ptr<float>(p.y), p.y_stride, 1.0f);
 }

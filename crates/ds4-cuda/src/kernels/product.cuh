@@ -97,6 +97,24 @@ DS4_DEVICE void segment_product(const Weight &w, u32 tile, u32 first, u32 last, 
     }
 }
 
+/// The same segment of N tiles (of one or several matrices of the same shape) times the same octet of columns, from zero. The
+/// loads of all N are on their way together.
+template <u32 TYPE, int N>
+DS4_DEVICE void segments_together(const Weight (&w)[N], const u32 (&tile)[N], u32 first, u32 last, const u32 *grid,
+                                  const Rows &x, const LaneColumns<1> &columns, float (&acc)[N][1][4]) {
+    int lane = threadIdx.x % 32;
+#pragma unroll
+    for (int k = 0; k < N; k++) acc[k][0][0] = acc[k][0][1] = acc[k][0][2] = acc[k][0][3] = 0.0f;
+    for (u32 b = first; b < last; b++) {
+        GlobalColumns<1> source = {x, columns, b, u32(lane % 4)};
+        BlockOf<TYPE> block[N];
+#pragma unroll
+        for (int k = 0; k < N; k++) block[k].load_from(w[k], u64(tile[k]) * w[k].blocks + b, lane, grid);
+#pragma unroll
+        for (int k = 0; k < N; k++) accumulate_block<TYPE, 1>(block[k], grid, source, acc[k]);
+    }
+}
+
 /// A matrix of a stack.
 DS4_DEVICE Weight slab_of(Weight w, u32 slab) {
     w.codes += slab * w.slab_codes, w.scales += slab * w.slab_scales, w.extra += slab * w.slab_extra;
@@ -119,6 +137,22 @@ DS4_DEVICE void unit_segments(const Weight &w, u32 unit, const u32 *grid, const 
     int lane = threadIdx.x % 32, g = lane / 4, t = lane % 4;
     u32 warp = threadIdx.x / 32, tiles = div_up(w.rows, 16);
     Segments s = segments_of(w.blocks);
+    if constexpr (NT == 1 && TYPE != Q8_0 && TYPE != F16) {
+        // Small formats leave registers for both tiles; a tile that is none repeats the first.
+        if (warp >= s.count) return;
+        float acc[2][1][4];
+        const Weight both[2] = {w, w};
+        const u32 tile[2] = {unit * 2, min_u(unit * 2 + 1, tiles - 1)};
+        u32 first = warp * s.blocks;
+        segments_together<TYPE, 2>(both, tile, first, min_u(first + s.blocks, w.blocks), grid, x, columns, acc);
+#pragma unroll
+        for (int k = 0; k < 2; k++) {
+            float *to = part + (k * 8 + warp) * (8 * 17);
+            to[2 * t * 17 + g] = acc[k][0][0], to[(2 * t + 1) * 17 + g] = acc[k][0][1];
+            to[2 * t * 17 + g + 8] = acc[k][0][2], to[(2 * t + 1) * 17 + g + 8] = acc[k][0][3];
+        }
+        return;
+    }
     for (u32 item = warp; item < 2 * s.count; item += 8) {
         u32 tile = item / s.count, segment = item % s.count;
         if (unit * 2 + tile >= tiles) continue;

@@ -266,9 +266,10 @@ struct BlockOf<IQ2_XXS> {
 /// Adds one tile and block of a block-quantized matrix times NT octets of columns to `acc`.
 ///
 /// `b.codes(n, group)`: the lane's 8 int8 codes of column g of octet n. `b.scale(n, group)`: the scales of columns 2t and
-/// 2t + 1; `b.sums(n, group)`: scale times sum of both 16s of the two columns.
+/// 2t + 1; `b.sums(n, group)`: scale times sum of both 16s of the two columns. Only the first `octets` are in use.
 template <u32 TYPE, int NT, class B>
-DS4_DEVICE void accumulate_block(const BlockOf<TYPE> &block, const u32 *grid, const B &b, float (&acc)[NT][4]) {
+DS4_DEVICE void accumulate_block(const BlockOf<TYPE> &block, const u32 *grid, const B &b, float (&acc)[NT][4],
+                                 int octets = NT) {
 #pragma unroll
     for (int i = 0; i < 8; i++) {
         u32 a[4];
@@ -278,6 +279,7 @@ DS4_DEVICE void accumulate_block(const BlockOf<TYPE> &block, const u32 *grid, co
         if (BlockOf<TYPE>::minima) block.mins(i, m);
 #pragma unroll
         for (int n = 0; n < NT; n++) {
+            if (n >= octets) break;
             int c[4] = {kMagicInt, kMagicInt, kMagicInt, kMagicInt};
             uint2 codes = b.codes(n, i);
             u32 operand[2] = {codes.x, codes.y};

@@ -42,10 +42,12 @@ pub struct BackendArgs {
 /// The backends of this build.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum BackendKind {
-    /// The fastest that this machine has
+    /// An NVIDIA card if the model fits into its memory, else the processor; always that for the demo model
     Auto,
     /// The processor
     Cpu,
+    /// An NVIDIA graphics card
+    Cuda,
     /// Plain and slow, to compare others with
     Reference,
 }

@@ -10,7 +10,7 @@ use anyhow::Context;
 use ds4_model::Model;
 use ds4_synth::SynthOptions;
 
-use crate::args::{BackendArgs, BenchArgs};
+use crate::args::{BackendArgs, BackendKind, BenchArgs};
 use crate::backend::AnyBackend;
 use crate::exit::{Outcome, UsageError};
 use crate::interrupt::Interrupt;
@@ -37,11 +37,15 @@ pub fn execute(args: &BenchArgs) -> anyhow::Result<Outcome> {
         .into());
     }
     let plan = Plan { contexts, generate: args.generate as usize, prefill_chunk: args.prefill_chunk as usize };
-    let run = |backend: &BackendArgs| match AnyBackend::open(Arc::clone(&model), backend)? {
+    let run = |backend: &BackendArgs| match AnyBackend::open_with(Arc::clone(&model), backend, args.synthetic.alias)? {
         AnyBackend::Cpu(mut backend) => {
             let bandwidth = measure::bandwidth(backend.pool(), &model);
             let device = format!("CPU, {} threads, {}", backend.threads(), backend.isa());
             measure::measure(&mut *backend, device, Some(bandwidth), &plan, &interrupt)
+        }
+        AnyBackend::Cuda(mut backend) => {
+            let device = ds4_cuda::Device::name(&**backend.device());
+            measure::measure(&mut *backend, device, None, &plan, &interrupt)
         }
         AnyBackend::Reference(mut backend) => {
             measure::measure(&mut *backend, "reference, 1 thread".to_owned(), None, &plan, &interrupt)
@@ -71,12 +75,14 @@ fn open(args: &BenchArgs) -> anyhow::Result<(Arc<Model>, String)> {
         let name = gguf.name().to_owned();
         return Ok((Arc::new(Model::new(gguf)?), name));
     };
-    let options = SynthOptions { shape, layers: args.synthetic.layers, alias: args.synthetic.alias, seed: 1 };
+    // A card gets weights of its own for every layer, copied from one layer's bytes in the host's memory.
+    let alias = args.synthetic.alias || args.backend.backend == BackendKind::Cuda;
+    let options = SynthOptions { shape, layers: args.synthetic.layers, alias, seed: 1 };
     let mut words = format!("synthetic {}, random weights", shape.name);
     if let Some(layers) = options.layers {
         words.push_str(&format!(", {layers} of {} layers", shape.n_layer));
     }
-    if options.alias {
+    if args.synthetic.alias {
         words.push_str(", layers share their bytes");
     }
     eprintln!("Making {words}: {} …", crate::units::bytes(ds4_synth::data_bytes(&options)?));

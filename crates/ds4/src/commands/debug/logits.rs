@@ -38,6 +38,7 @@ pub fn execute(args: &LogitsArgs) -> anyhow::Result<Outcome> {
     let write = |values: &[f32]| npy.write(values).with_context(cannot_write);
     let outcome = match AnyBackend::open(model, &args.backend)? {
         AnyBackend::Cpu(mut backend) => compute(&mut *backend, &tokens, chunk, &interrupt, write)?,
+        AnyBackend::Cuda(mut backend) => compute(&mut *backend, &tokens, chunk, &interrupt, write)?,
         AnyBackend::Reference(mut backend) => compute(&mut *backend, &tokens, chunk, &interrupt, write)?,
     };
     if outcome == Outcome::Done {

@@ -23,13 +23,38 @@ use self_test::ModeResult;
 struct Report {
     machine: Machine,
     /// What this build computes on.
-    backends: [&'static str; 1],
+    backends: [&'static str; 2],
+    /// NVIDIA cards that it can compute on.
+    cuda: Vec<Card>,
     /// The file that was asked about.
     file: Option<Fit>,
     published: Vec<Fit>,
     /// Name of the published file to download.
     recommended: Option<String>,
     self_test: Option<Vec<ModeResult>>,
+}
+
+/// An NVIDIA card.
+#[derive(Debug, Serialize)]
+struct Card {
+    name: String,
+    memory: u64,
+    /// Compute capability.
+    capability: String,
+    /// The newest CUDA version that the driver knows.
+    cuda: String,
+}
+
+/// The cards of this machine; none without a driver.
+fn cards() -> Vec<Card> {
+    let devices = ds4_cuda::devices().unwrap_or_default();
+    let card = |device: ds4_cuda::DeviceInfo| Card {
+        name: device.name,
+        memory: device.memory,
+        capability: format!("{}.{}", device.capability.0, device.capability.1),
+        cuda: format!("{}.{}", device.driver / 1000, device.driver % 1000 / 10),
+    };
+    devices.into_iter().map(card).collect()
 }
 
 /// Looks, tests if asked to, and reports.
@@ -56,7 +81,7 @@ pub fn execute(args: &DoctorArgs) -> anyhow::Result<Outcome> {
         },
         false => None,
     };
-    let report = Report { machine, backends: ["cpu"], file, published, recommended, self_test };
+    let report = Report { machine, backends: ["cpu", "cuda"], cuda: cards(), file, published, recommended, self_test };
     let text = match args.json {
         true => serde_json::to_string_pretty(&report)? + "\n",
         false => text::write(&report, Stream::Output.width().unwrap_or(80), terminal::style(Stream::Output)),

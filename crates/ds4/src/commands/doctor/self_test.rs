@@ -122,6 +122,7 @@ pub fn run(args: &BackendArgs, interrupt: &Interrupt) -> anyhow::Result<Option<V
             let args = BackendArgs { compute, kv_precision: kv, ..args.clone() };
             let checks = match AnyBackend::open(Arc::clone(&model), &args)? {
                 AnyBackend::Cpu(mut backend) => check(&mut *backend, &scenario, &golden)?,
+                AnyBackend::Cuda(mut backend) => check(&mut *backend, &scenario, &golden)?,
                 AnyBackend::Reference(mut backend) => check(&mut *backend, &scenario, &golden)?,
             };
             results.push(ModeResult { compute: compute.to_string(), kv_precision: kv.to_string(), checks });

@@ -14,6 +14,12 @@ const LABEL: usize = 14;
 pub fn write(report: &Report, width: usize, style: Style) -> String {
     let mut page = Page { text: String::new(), width, style };
     page.machine(&report.machine);
+    for card in &report.cuda {
+        let facts =
+            [bytes(card.memory), format!("compute capability {}", card.capability), format!("CUDA {}", card.cuda)];
+        let parts = [vec![printable(&card.name).into_owned()], facts.to_vec()].concat();
+        page.field("CUDA", &parts);
+    }
     page.models(report);
     page.advice(report);
     if let Some(modes) = &report.self_test {
@@ -52,8 +58,7 @@ impl Page {
         match machine.gpus.is_empty() {
             true => self.field("graphics", &["none seen".to_owned()]),
             false => {
-                let mut parts: Vec<String> = machine.gpus.iter().map(|gpu| printable(gpu).into_owned()).collect();
-                parts.push("not used: this build computes on the processor only".to_owned());
+                let parts: Vec<String> = machine.gpus.iter().map(|gpu| printable(gpu).into_owned()).collect();
                 self.field("graphics", &parts);
             }
         }
