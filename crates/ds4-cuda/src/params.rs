@@ -40,6 +40,7 @@ params! {
     HyperProject {
         streams: u64, output: u64, post: u64, comb: u64, project: u64, sums: u64, row_list: u64,
         n_embd: u32, outputs: u32, rows: u32, half_weights: u32, merge: u32, project_too: u32,
+        rows_per_block: u32, pad: u32,
     }
     HyperFinish {
         streams: u64, sums: u64, base: u64, scale: u64, norm: u64, post: u64, comb: u64, row_list: u64, x: Rows,

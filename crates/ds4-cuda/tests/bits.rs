@@ -13,7 +13,7 @@ use harness::{bits, continue_logits, logits, model, tokens};
 
 /// On a GPU long enough for the window of 128 and a compressed row of ratio 128; the emulated device is slow.
 fn long() -> usize {
-    if on_gpu() { 150 } else { 40 }
+    if on_gpu() { 150 } else { 24 }
 }
 
 #[test]
@@ -25,7 +25,8 @@ fn any_chunking_gives_the_same_bits() {
             ("s-mxfp4", KvPrecision::Model, 300, &[129, 33, 5]),
         ]
     } else {
-        &[("m-q2", KvPrecision::Model, 70, &[30, 7]), ("s-mxfp4", KvPrecision::Exact, 70, &[33])]
+        // More than 64 rows are what the kernels for large batches take.
+        &[("m-q2", KvPrecision::Model, 66, &[33])]
     };
     for &(file, kv, length, chunks) in cases {
         let mut backend = backend(model(file), Compute::Int8, kv, 5);
@@ -36,8 +37,8 @@ fn any_chunking_gives_the_same_bits() {
             assert!(bits(&logits(&mut backend, tokens, chunk)) == whole, "{file}: chunks of {chunk} give other bits");
         }
         let mut sequence = backend.new_sequence();
-        let mut found = bits(&continue_logits(&mut backend, &mut sequence, &tokens[..length - 6], 100));
-        found.extend(bits(&continue_logits(&mut backend, &mut sequence, &tokens[length - 6..], 1)));
+        let mut found = bits(&continue_logits(&mut backend, &mut sequence, &tokens[..length - 3], 100));
+        found.extend(bits(&continue_logits(&mut backend, &mut sequence, &tokens[length - 3..], 1)));
         assert!(found == whole, "{file}: token by token gives other bits");
     }
 }
@@ -54,7 +55,7 @@ fn company_and_saved_states_do_not_change_bits() {
     let identity = backend.model().fingerprint();
     let mut sequence = backend.new_sequence();
     let mut saved = Vec::new();
-    for boundary in [1, 5, 39, 40, 127, 128, 129, length].into_iter().filter(|&b| b <= length) {
+    for boundary in [1, 5, 23, 127, 128, 129, length].into_iter().filter(|&b| b <= length) {
         let part = &tokens[sequence.len()..boundary];
         if part.is_empty() {
             continue;
@@ -92,14 +93,14 @@ fn company_and_saved_states_do_not_change_bits() {
 fn a_fork_leaves_the_other_side_alone() {
     let file = "m-q2";
     let mut backend = backend(model(file), Compute::Int8, KvPrecision::Model, 0);
-    let tokens = &tokens(file, 300)[..60];
-    let whole = bits(&logits(&mut backend, tokens, 60));
+    let tokens = &tokens(file, 300)[..32];
+    let whole = bits(&logits(&mut backend, tokens, 32));
     let mut first = backend.new_sequence();
-    let mut found = bits(&continue_logits(&mut backend, &mut first, &tokens[..30], 30));
+    let mut found = bits(&continue_logits(&mut backend, &mut first, &tokens[..16], 16));
     let mut other = first.fork();
     // Another continuation in the same page and slot.
-    continue_logits(&mut backend, &mut other, &tokens[..20], 7);
-    found.extend(bits(&continue_logits(&mut backend, &mut first, &tokens[30..], 30)));
+    continue_logits(&mut backend, &mut other, &tokens[..10], 5);
+    found.extend(bits(&continue_logits(&mut backend, &mut first, &tokens[16..], 16)));
     assert!(found == whole, "a fork's tokens changed the sequence it came from");
 }
 

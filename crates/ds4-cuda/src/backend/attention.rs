@@ -272,4 +272,4 @@ impl Executor {
 }
 
 /// Bytes of dynamic shared memory of the attention kernels: the larger one of `AttendMemory`'s two sizes.
-const ATTEND_MEMORY: u32 = 80 << 10;
+const ATTEND_MEMORY: u32 = 88 << 10;

@@ -210,7 +210,7 @@ impl Executor {
             pad: 0,
         };
         let grid = [config.n_ff.div_ceil(32) as u32, self.slots() as u32, 1];
-        self.launch(GATE_UP_ONE[t.gate_exps.storage.index()], grid, 512, &gate_up)?;
+        self.launch(GATE_UP_ONE[t.gate_exps.storage.index()], grid, 256, &gate_up)?;
         let down = params::DownOne {
             routed: t.down_exps.params,
             shared: t.down_shexp.params,

@@ -39,6 +39,8 @@ impl Executor {
         row_list: u64,
     ) -> Result<(), DeviceError> {
         let config = self.model.config();
+        // Large batches load a slice of the projection once for more rows.
+        let rows_per_block = if rows <= 64 { 4 } else { 32 };
         let project = params::HyperProject {
             streams: self.work.streams.address(),
             output: self.work.output.address(),
@@ -53,8 +55,10 @@ impl Executor {
             half_weights: connection.map_or(0, |c| u32::from(c.half)),
             merge: u32::from(merge),
             project_too: u32::from(connection.is_some()),
+            rows_per_block: rows_per_block as u32,
+            pad: 0,
         };
-        let grid = [(config.n_embd / HYPER_SLICE) as u32, rows.div_ceil(8) as u32, 1];
+        let grid = [(config.n_embd / HYPER_SLICE) as u32, rows.div_ceil(rows_per_block) as u32, 1];
         self.launch("hc_project", grid, 256, &project)
     }
 

@@ -27,7 +27,7 @@ impl Linear {
 }
 
 /// Bytes of shared memory of the kernels for large batches (`TileMemory`).
-pub(super) const TILE_MEMORY: u32 = 88 << 10;
+pub(super) const TILE_MEMORY: u32 = 96 << 10;
 /// Largest batches of the kernels that read every weight once for 8 or 16 columns.
 const FEW: usize = 8;
 const SEVERAL: usize = 64;

@@ -27,7 +27,7 @@ struct AttendMemory {
     /// Channel d of keys 2 k and 2 k + 1, as two float16; what they leave of float32 keys in `low`.
     u32 keys[KEYS / 2 * kPairWords];
     u32 low[EXACT ? KEYS / 2 * kPairWords : 1];
-    float scores[2][kHeads][KEYS];
+    float scores[4][kHeads][KEYS];
     u32 p_hi[kHeads][KEYS / 2], p_lo[kHeads][KEYS / 2];
     float most[kHeads], sum[kHeads];
     float run_most[kHeads], run_sum[kHeads], before[kHeads], now[kHeads];
@@ -122,45 +122,56 @@ DS4_DEVICE void stage_exact(AttendMemory<32, true> &m, const AttendParams &p, u3
     }
 }
 
-/// Scores of the chunk: `scores` [head][key], scaled. Two halves of the channels side by side where keys alone do not occupy
-/// the warps.
+/// Scores of the chunk, before scaling, in four parts: warps share the channels, so that each reads its part of the queries once.
 template <int KEYS, bool EXACT>
 DS4_DEVICE void chunk_scores(AttendMemory<KEYS, EXACT> &m, const AttendParams &p, u32 row, u32 head) {
-    constexpr int kSplits = 64 / KEYS;
     u32 warp = threadIdx.x / 32, lane = threadIdx.x % 32, g = lane / 4, t = lane % 4, dim = p.format.dim;
-    u32 octet = warp % (KEYS / 8), split = warp / (KEYS / 8), width = dim / kSplits;
     u32 h0 = min_u(head + g, p.heads - 1), h1 = min_u(head + g + 8, p.heads - 1);
-    const u16 *hi0 = ptr<const u16>(p.hi) + (u64(row) * p.heads + h0) * dim, *hi1 = ptr<const u16>(p.hi) + (u64(row) * p.heads + h1) * dim;
-    const u16 *lo0 = ptr<const u16>(p.lo) + (u64(row) * p.heads + h0) * dim, *lo1 = ptr<const u16>(p.lo) + (u64(row) * p.heads + h1) * dim;
-    float acc[4] = {};
-    u32 pair = octet * 4 + g / 2, selector = g % 2 ? 0x7632u : 0x5410u;
-#pragma unroll 2
-    for (u32 d = split * width; d < split * width + width; d += 32) {
+    u64 q0 = (u64(row) * p.heads + h0) * dim, q1 = (u64(row) * p.heads + h1) * dim;
+    const u16 *hi = ptr<const u16>(p.hi), *lo = ptr<const u16>(p.lo);
+    u32 selector = g % 2 ? 0x7632u : 0x5410u;
+    float acc[KEYS / 8][4] = {};
+    for (u32 d = warp * 32; d < dim; d += 256) {
         u32 at = d + t * 8;
-        uint4 qh0 = load<uint4>(hi0 + at), qh1 = load<uint4>(hi1 + at), ql0 = load<uint4>(lo0 + at), ql1 = load<uint4>(lo1 + at);
+        uint4 qh0 = load<uint4>(hi + q0 + at), qh1 = load<uint4>(hi + q1 + at);
+        uint4 ql0 = load<uint4>(lo + q0 + at), ql1 = load<uint4>(lo + q1 + at);
 #pragma unroll
-        for (int s = 0; s < 2; s++) {
-            uint4 k = *reinterpret_cast<const uint4 *>(&m.keys[pair * kPairWords + at + s * 4]);
-            u32 b0 = byte_perm(k.x, k.y, selector), b1 = byte_perm(k.z, k.w, selector);
-            u32 a0 = s ? qh0.z : qh0.x, a1 = s ? qh1.z : qh1.x, a2 = s ? qh0.w : qh0.y, a3 = s ? qh1.w : qh1.y;
-            u32 e0 = s ? ql0.z : ql0.x, e1 = s ? ql1.z : ql1.x, e2 = s ? ql0.w : ql0.y, e3 = s ? ql1.w : ql1.y;
-            mma_f16(acc, a0, a1, a2, a3, b0, b1);
-            mma_f16(acc, e0, e1, e2, e3, b0, b1);
-            if (EXACT) {
-                uint4 l = *reinterpret_cast<const uint4 *>(&m.low[EXACT ? pair * kPairWords + at + s * 4 : 0]);
-                mma_f16(acc, a0, a1, a2, a3, byte_perm(l.x, l.y, selector), byte_perm(l.z, l.w, selector));
+        for (int o = 0; o < KEYS / 8; o++) {
+            u32 from = (o * 4 + g / 2) * kPairWords + at;
+#pragma unroll
+            for (int s = 0; s < 2; s++) {
+                uint4 k = *reinterpret_cast<const uint4 *>(&m.keys[from + s * 4]);
+                u32 b0 = byte_perm(k.x, k.y, selector), b1 = byte_perm(k.z, k.w, selector);
+                u32 a0 = s ? qh0.z : qh0.x, a1 = s ? qh1.z : qh1.x, a2 = s ? qh0.w : qh0.y, a3 = s ? qh1.w : qh1.y;
+                u32 e0 = s ? ql0.z : ql0.x, e1 = s ? ql1.z : ql1.x, e2 = s ? ql0.w : ql0.y, e3 = s ? ql1.w : ql1.y;
+                mma_f16(acc[o], a0, a1, a2, a3, b0, b1);
+                mma_f16(acc[o], e0, e1, e2, e3, b0, b1);
+                if (EXACT) {
+                    uint4 l = *reinterpret_cast<const uint4 *>(&m.low[EXACT ? from + s * 4 : 0]);
+                    mma_f16(acc[o], a0, a1, a2, a3, byte_perm(l.x, l.y, selector), byte_perm(l.z, l.w, selector));
+                }
             }
         }
     }
-    u32 key = octet * 8 + 2 * t;
-    m.scores[split][g][key] = acc[0], m.scores[split][g][key + 1] = acc[1];
-    m.scores[split][g + 8][key] = acc[2], m.scores[split][g + 8][key + 1] = acc[3];
+    // Warps 4 to 7 leave their parts to warps 0 to 3.
+    float(&part)[kHeads][KEYS] = m.scores[warp % 4];
+    for (int turn = 1; turn >= 0; turn--) {
+        if (int(warp / 4) == turn) {
+#pragma unroll
+            for (int o = 0; o < KEYS / 8; o++)
+#pragma unroll
+                for (int i = 0; i < 4; i++) {
+                    float &to = part[g + i / 2 * 8][o * 8 + 2 * t + i % 2];
+                    to = turn == 1 ? acc[o][i] : acc[o][i] + to;
+                }
+        }
+        if (turn == 1) sync_block();
+    }
 }
 
 /// Maximum, weights and their sum per head: two heads per warp.
 template <int KEYS, bool EXACT>
 DS4_DEVICE void chunk_softmax(AttendMemory<KEYS, EXACT> &m, const AttendParams &p, u32 count) {
-    constexpr int kSplits = 64 / KEYS;
     u32 warp = threadIdx.x / 32, lane = threadIdx.x % 32;
     for (u32 h = warp; h < kHeads; h += 8) {
         // Lane l has keys 2 l and 2 l + 1.
@@ -169,7 +180,7 @@ DS4_DEVICE void chunk_softmax(AttendMemory<KEYS, EXACT> &m, const AttendParams &
             u32 key = 2 * lane + i;
             if (key >= count || key >= KEYS) continue;
             float score = m.scores[0][h][key];
-            if (kSplits == 2) score += m.scores[1][h][key];
+            for (int k = 1; k < 4; k++) score += m.scores[k][h][key];
             s[i] = score * p.scale;
         }
         float most = warp_max(fmaxf(s[0], s[1]));

@@ -153,8 +153,8 @@ DS4_DEVICE void gate_up_unit(const ExpertParams &p, const u32 *grid, float *gate
     Weight gate = is_shared ? p.shared_gate : slab_of(p.gate, item.expert);
     Weight up = is_shared ? p.shared_up : slab_of(p.up, item.expert);
     if (!is_shared) {
-        unit_segments<TYPE, 1>(gate, blockIdx.x, grid, p.x, columns, gate_part);
-        unit_segments<TYPE, 1>(up, blockIdx.x, grid, p.x, columns, up_part);
+        unit_segments<TYPE, 1>(gate, blockIdx.x, grid, p.x, columns, gate_part, item.count == 1);
+        unit_segments<TYPE, 1>(up, blockIdx.x, grid, p.x, columns, up_part, item.count == 1);
     } else if (gate.type == Q8_0) {
         unit_segments<Q8_0, 1>(gate, blockIdx.x, grid, p.x, columns, gate_part);
         unit_segments<Q8_0, 1>(up, blockIdx.x, grid, p.x, columns, up_part);
@@ -234,7 +234,7 @@ DS4_DEVICE void down_unit(const DownParams &p, const u32 *grid, float *part) {
     LaneColumns<1> columns = item_columns(list, item, 1);
     bool is_shared = item.expert == p.n_expert;
     Weight w = is_shared ? p.shared : slab_of(p.routed, item.expert);
-    if (!is_shared) unit_segments<TYPE, 1>(w, blockIdx.x, grid, p.x, columns, part);
+    if (!is_shared) unit_segments<TYPE, 1>(w, blockIdx.x, grid, p.x, columns, part, item.count == 1);
     else if (w.type == Q8_0) unit_segments<Q8_0, 1>(w, blockIdx.x, grid, p.x, columns, part);
     else unit_segments<F16, 1>(w, blockIdx.x, grid, p.x, columns, part);
     sync_block();

@@ -1,6 +1,6 @@
 // Experts of a batch of one row: nothing to sort, and every block has all of its memory's traffic to itself.
 //
-// 16 warps per 32 rows of a matrix: each warp has one segment of one tile. Sums as in `experts.cu`, in the same order.
+// A warp has one segment of a tile, or of both tiles of 32 rows. Sums as in `experts.cu`, in the same order.
 #include "forms.cuh"
 #include "product.cuh"
 
@@ -46,15 +46,16 @@ DS4_DEVICE void one_segment_of_two(const Weight &a, const Weight &b, u32 tile, u
             BlockOf<TYPE> block_a[2], block_b[2];
 #pragma unroll
             for (int k = 0; k < 2; k++) {
-                u64 at = u64(tile) * a.blocks + min_u(begin + k, last - 1);
+                if (begin + k >= last) break;
+                u64 at = u64(tile) * a.blocks + begin + k;
                 block_a[k].load_from(a, at, lane, grid), block_b[k].load_from(b, at, lane, grid);
             }
 #pragma unroll
             for (int k = 0; k < 2; k++) {
                 if (begin + k >= last) break;
                 GlobalColumns<1> from_a = {x, columns_a, begin + k, lane % 4}, from_b = {x, columns_b, begin + k, lane % 4};
-                accumulate_block<TYPE, 1>(block_a[k], grid, from_a, acc_a);
-                accumulate_block<TYPE, 1>(block_b[k], grid, from_b, acc_b);
+                accumulate_block<TYPE, 1, true>(block_a[k], grid, from_a, acc_a);
+                accumulate_block<TYPE, 1, true>(block_b[k], grid, from_b, acc_b);
             }
         }
         if (lane % 4 == 0) {
@@ -74,22 +75,18 @@ DS4_DEVICE float one_sum(const float *part, u32 segments, u32 row) {
 template <u32 TYPE>
 DS4_DEVICE void gate_up_one(const ExpertOneParams &p, const u32 *grid) {
     __shared__ float part[2][2][8 * 16];
-    u32 warp = threadIdx.x / 32, tile = warp / 8, segment = warp % 8, unit = blockIdx.x;
+    u32 segment = threadIdx.x / 32, unit = blockIdx.x;
     bool is_shared = blockIdx.y == 0;
     if (is_shared) prefetch_unit(p.shared_gate, unit), prefetch_unit(p.shared_up, unit);
     wait_for_inputs();
     u32 slot = is_shared ? p.used : blockIdx.y - 1;
     u32 expert = is_shared ? 0 : ptr<const u32>(p.ids)[slot];
     Weight gate = is_shared ? p.shared_gate : slab_of(p.gate, expert), up = is_shared ? p.shared_up : slab_of(p.up, expert);
-    u32 at = unit * 2 + tile;
-    if (!is_shared) {
-        one_segment_of_two<TYPE>(gate, up, at, segment, grid, p.x, 0, 0, part[0][tile], part[1][tile]);
-    } else if (gate.type == Q8_0) {
-        one_segment<Q8_0>(gate, at, segment, grid, p.x, 0, part[0][tile]);
-        one_segment<Q8_0>(up, at, segment, grid, p.x, 0, part[1][tile]);
-    } else {
-        one_segment<F16>(gate, at, segment, grid, p.x, 0, part[0][tile]);
-        one_segment<F16>(up, at, segment, grid, p.x, 0, part[1][tile]);
+    for (u32 tile = 0; tile < 2; tile++) {
+        u32 at = unit * 2 + tile;
+        if (!is_shared) one_segment_of_two<TYPE>(gate, up, at, segment, grid, p.x, 0, 0, part[0][tile], part[1][tile]);
+        else if (gate.type == Q8_0) one_segment_of_two<Q8_0>(gate, up, at, segment, grid, p.x, 0, 0, part[0][tile], part[1][tile]);
+        else one_segment_of_two<F16>(gate, up, at, segment, grid, p.x, 0, 0, part[0][tile], part[1][tile]);
     }
     sync_block();
     if (threadIdx.x >= 32) return;
@@ -112,7 +109,7 @@ template <u32 TYPE>
 DS4_DEVICE void down_one(const DownOneParams &p, const u32 *grid) {
     DS4_DYNAMIC_SHARED(memory);
     float *part = reinterpret_cast<float *>(memory);
-    u32 warp = threadIdx.x / 32, tile = warp / 8, segment = warp % 8, unit = blockIdx.x;
+    u32 tile = threadIdx.x / 32 / 8, segment = threadIdx.x / 32 % 8, unit = blockIdx.x;
     prefetch_unit(p.shared, unit);
     wait_for_inputs();
     const u32 *ids = ptr<const u32>(p.ids);
@@ -138,7 +135,7 @@ DS4_DEVICE void down_one(const DownOneParams &p, const u32 *grid) {
 }
 
 #define DS4_EXPERTS_ONE(suffix, TYPE)                                          \
-    DS4_KERNEL_EARLY(expert_gate_up_one_##suffix, 512, 1, ExpertOneParams) {   \
+    DS4_KERNEL_EARLY(expert_gate_up_one_##suffix, 256, 2, ExpertOneParams) {   \
         __shared__ u32 grid[TYPE == IQ2_XXS ? kGridWords : 1];                 \
         if (TYPE == IQ2_XXS) load_grid(grid);                                  \
         gate_up_one<TYPE>(p, grid);                                            \
@@ -149,7 +146,8 @@ DS4_DEVICE void down_one(const DownOneParams &p, const u32 *grid) {
         down_one<TYPE>(p, grid);                                               \
     }
 
-// Gate and up, grid: (units of 32 rows, slots), the shared expert first. Down, grid: units of 32 rows. 512 threads.
+// Gate and up, grid: (units of 32 rows, slots), the shared expert first; 256 threads. Down, grid: units of 32 rows; 512 threads:
+// warps have one tile each.
 DS4_EXPERTS_ONE(q8_0, Q8_0)
 DS4_EXPERTS_ONE(q2_k, Q2_K)
 DS4_EXPERTS_ONE(q4_k, Q4_K)

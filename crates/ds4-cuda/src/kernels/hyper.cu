@@ -14,10 +14,10 @@ constexpr int kMostColumns = 8;
 
 struct HyperProjectParams {
     u64 streams, output, post, comb, project, sums, row_list;
-    u32 n_embd, outputs, rows, half_weights, merge, project_too;
+    u32 n_embd, outputs, rows, half_weights, merge, project_too, rows_per_block, pad;
 };
 
-/// grid: (n_embd / 64, rows / 8); 256 threads: one per stream and column.
+/// grid: (n_embd / 64, rows / rows_per_block); 256 threads: one per stream and column.
 DS4_KERNEL_EARLY(hc_project, 256, 2, HyperProjectParams) {
     __shared__ float old[kStreams * kSlice], merged[kStreams * kSlice], part[8 * kSums];
     u32 t = threadIdx.x, stream = t / kSlice, column = blockIdx.x * kSlice + t % kSlice;
@@ -25,13 +25,29 @@ DS4_KERNEL_EARLY(hc_project, 256, 2, HyperProjectParams) {
     float w[32];
     if (p.project_too) {
         u64 at = u64(output) * kStreams * p.n_embd + piece / 2 * p.n_embd + blockIdx.x * kSlice + piece % 2 * 32;
-        for (int i = 0; i < 32; i++) {
-            if (output >= p.outputs) w[i] = 0.0f;
-            else w[i] = p.half_weights ? half_to_float(ptr<const u16>(p.project)[at + i]) : ptr<const float>(p.project)[at + i];
+        if (output >= p.outputs) {
+            for (int i = 0; i < 32; i++) w[i] = 0.0f;
+        } else if (p.half_weights) {
+#pragma unroll
+            for (int i = 0; i < 4; i++) {
+                uint4 v = load<uint4>(ptr<const u16>(p.project) + at + i * 8);
+                u32 words[4] = {v.x, v.y, v.z, v.w};
+#pragma unroll
+                for (int k = 0; k < 4; k++) {
+                    w[i * 8 + 2 * k] = half_to_float(u16(words[k]));
+                    w[i * 8 + 2 * k + 1] = half_to_float(u16(words[k] >> 16));
+                }
+            }
+        } else {
+#pragma unroll
+            for (int i = 0; i < 8; i++) {
+                float4 v = load<float4>(ptr<const float>(p.project) + at + i * 4);
+                w[i * 4] = v.x, w[i * 4 + 1] = v.y, w[i * 4 + 2] = v.z, w[i * 4 + 3] = v.w;
+            }
         }
     }
     wait_for_inputs();
-    u32 last = min_u(blockIdx.y * 8 + 8, p.rows);
+    u32 begin = blockIdx.y * p.rows_per_block, last = min_u(begin + p.rows_per_block, p.rows);
     // The next row's values are on their way while this one's are used.
     float v_next = 0.0f, y_next = 0.0f;
     auto fetch = [&](u32 row) {
@@ -39,8 +55,8 @@ DS4_KERNEL_EARLY(hc_project, 256, 2, HyperProjectParams) {
         v_next = ptr<const float>(p.streams)[(u64(from) * kStreams + stream) * p.n_embd + column];
         if (p.merge) y_next = ptr<const float>(p.output)[u64(row) * p.n_embd + column];
     };
-    fetch(blockIdx.y * 8);
-    for (u32 row = blockIdx.y * 8; row < last; row++) {
+    fetch(begin);
+    for (u32 row = begin; row < last; row++) {
         float v = v_next, y = y_next;
         if (row + 1 < last) fetch(row + 1);
         sync_block();

@@ -99,7 +99,7 @@ DS4_DEVICE void segment_product(const Weight &w, u32 tile, u32 first, u32 last, 
 
 /// The same segment of N tiles (of one or several matrices of the same shape) times the same octet of columns, from zero. The
 /// loads of all N are on their way together.
-template <u32 TYPE, int N>
+template <u32 TYPE, int N, bool ONE>
 DS4_DEVICE void segments_together(const Weight (&w)[N], const u32 (&tile)[N], u32 first, u32 last, const u32 *grid,
                                   const Rows &x, const LaneColumns<1> &columns, float (&acc)[N][1][4]) {
     int lane = threadIdx.x % 32;
@@ -111,7 +111,7 @@ DS4_DEVICE void segments_together(const Weight (&w)[N], const u32 (&tile)[N], u3
 #pragma unroll
         for (int k = 0; k < N; k++) block[k].load_from(w[k], u64(tile[k]) * w[k].blocks + b, lane, grid);
 #pragma unroll
-        for (int k = 0; k < N; k++) accumulate_block<TYPE, 1>(block[k], grid, source, acc[k]);
+        for (int k = 0; k < N; k++) accumulate_block<TYPE, 1, ONE>(block[k], grid, source, acc[k]);
     }
 }
 
@@ -130,10 +130,10 @@ DS4_DEVICE void prefetch_unit(const Weight &w, u32 unit) {
 }
 
 /// All segments of two tiles (32 rows of W from `unit` * 32), shared among the eight warps of a block: the sums of
-/// segments in `part` [tile 2][segment 8][column NT * 8][row 16 + 1].
+/// segments in `part` [tile 2][segment 8][column NT * 8][row 16 + 1]. `one`: only column 0 is wanted.
 template <u32 TYPE, int NT>
 DS4_DEVICE void unit_segments(const Weight &w, u32 unit, const u32 *grid, const Rows &x, const LaneColumns<NT> &columns,
-                              float *part) {
+                              float *part, [[maybe_unused]] bool one = false) {
     int lane = threadIdx.x % 32, g = lane / 4, t = lane % 4;
     u32 warp = threadIdx.x / 32, tiles = div_up(w.rows, 16);
     Segments s = segments_of(w.blocks);
@@ -144,26 +144,28 @@ DS4_DEVICE void unit_segments(const Weight &w, u32 unit, const u32 *grid, const 
         const Weight both[2] = {w, w};
         const u32 tile[2] = {unit * 2, min_u(unit * 2 + 1, tiles - 1)};
         u32 first = warp * s.blocks;
-        segments_together<TYPE, 2>(both, tile, first, min_u(first + s.blocks, w.blocks), grid, x, columns, acc);
+        u32 last = min_u(first + s.blocks, w.blocks);
+        if (one) segments_together<TYPE, 2, true>(both, tile, first, last, grid, x, columns, acc);
+        else segments_together<TYPE, 2, false>(both, tile, first, last, grid, x, columns, acc);
 #pragma unroll
         for (int k = 0; k < 2; k++) {
             float *to = part + (k * 8 + warp) * (8 * 17);
             to[2 * t * 17 + g] = acc[k][0][0], to[(2 * t + 1) * 17 + g] = acc[k][0][1];
             to[2 * t * 17 + g + 8] = acc[k][0][2], to[(2 * t + 1) * 17 + g + 8] = acc[k][0][3];
         }
-        return;
-    }
-    for (u32 item = warp; item < 2 * s.count; item += 8) {
-        u32 tile = item / s.count, segment = item % s.count;
-        if (unit * 2 + tile >= tiles) continue;
-        float acc[NT][4];
-        u32 first = segment * s.blocks;
-        segment_product<TYPE, NT>(w, unit * 2 + tile, first, min_u(first + s.blocks, w.blocks), grid, x, columns, acc);
-        float *to = part + (tile * 8 + segment) * (NT * 8 * 17);
+    } else {
+        for (u32 item = warp; item < 2 * s.count; item += 8) {
+            u32 tile = item / s.count, segment = item % s.count;
+            if (unit * 2 + tile >= tiles) continue;
+            float acc[NT][4];
+            u32 first = segment * s.blocks;
+            segment_product<TYPE, NT>(w, unit * 2 + tile, first, min_u(first + s.blocks, w.blocks), grid, x, columns, acc);
+            float *to = part + (tile * 8 + segment) * (NT * 8 * 17);
 #pragma unroll
-        for (int n = 0; n < NT; n++) {
-            to[(n * 8 + 2 * t) * 17 + g] = acc[n][0], to[(n * 8 + 2 * t + 1) * 17 + g] = acc[n][1];
-            to[(n * 8 + 2 * t) * 17 + g + 8] = acc[n][2], to[(n * 8 + 2 * t + 1) * 17 + g + 8] = acc[n][3];
+            for (int n = 0; n < NT; n++) {
+                to[(n * 8 + 2 * t) * 17 + g] = acc[n][0], to[(n * 8 + 2 * t + 1) * 17 + g] = acc[n][1];
+                to[(n * 8 + 2 * t) * 17 + g + 8] = acc[n][2], to[(n * 8 + 2 * t + 1) * 17 + g + 8] = acc[n][3];
+            }
         }
     }
 }

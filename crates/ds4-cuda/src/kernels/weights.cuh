@@ -45,12 +45,9 @@ struct Layout<F16> {
 
 /// Copies of the IQ2_XXS grid in shared memory: lanes that share a copy may collide in a bank, so several are kept.
 constexpr int kGridCopies = 8;
-constexpr int kGridWords = 256 * kGridCopies;
-
-DS4_DEVICE void load_grid(u32 *grid) {
-    for (int i = threadIdx.x; i < kGridWords; i += blockDim.x) grid[i] = kIq2Grid[i / kGridCopies];
-    sync_block();
-}
+constexpr int kGridWords = 2 * 256 * kGridCopies;
+/// Where the spread signs begin.
+constexpr int kSigns = 256 * kGridCopies;
 
 /// The four codes from bit 2 * `first` / 4 of packed 2-bit codes, one per byte: planes of a 16-bit or 32-bit word.
 DS4_DEVICE u32 codes2(u32 word, int shift) { return word >> shift & 0x03030303u; }
@@ -79,9 +76,18 @@ DS4_DEVICE u32 spread_signs(u32 signs) {
     return ((signs * 9u) & 0x11111111u) << 2;
 }
 
-/// IQ2_XXS: eight signed magnitudes from a grid word (nibbles 0, 1, 2 for 8, 25, 43) and signs.
+/// Grid and spread signs into shared memory, in their copies.
+DS4_DEVICE void load_grid(u32 *grid) {
+    for (int i = threadIdx.x; i < kSigns; i += blockDim.x) {
+        grid[i] = kIq2Grid[i / kGridCopies];
+        grid[kSigns + i] = spread_signs(i / kGridCopies);
+    }
+    sync_block();
+}
+
+/// IQ2_XXS: eight signed magnitudes from a grid word (nibbles 0, 1, 2 for 8, 25, 43) and spread signs.
 DS4_DEVICE void iq2_octet(u32 grid_word, u32 signs, u32 &low, u32 &high) {
-    u32 selector = grid_word | spread_signs(signs);
+    u32 selector = grid_word | signs;
     low = byte_perm(0x002B1908u, 0x00D5E7F8u, selector & 0xFFFFu);
     high = byte_perm(0x002B1908u, 0x00D5E7F8u, selector >> 16);
 }
@@ -252,8 +258,9 @@ struct BlockOf<IQ2_XXS> {
         copy = lane % kGridCopies;
     }
     DS4_MEMBER void group(int i, const u32 *grid, u32 (&a)[4]) const {
-        iq2_octet(grid[byte_of(row0, i) * kGridCopies + copy], byte_of(row0, 8 + i), a[0], a[2]);
-        iq2_octet(grid[byte_of(row1, i) * kGridCopies + copy], byte_of(row1, 8 + i), a[1], a[3]);
+        const u32 *signs = grid + kSigns;
+        iq2_octet(grid[byte_of(row0, i) * kGridCopies + copy], signs[byte_of(row0, 8 + i) * kGridCopies + copy], a[0], a[2]);
+        iq2_octet(grid[byte_of(row1, i) * kGridCopies + copy], signs[byte_of(row1, 8 + i) * kGridCopies + copy], a[1], a[3]);
     }
     DS4_MEMBER void scales(int i, float &s0, float &s1) const {
         s0 = d0 * float(2 * (scale0 >> (4 * i) & 15) + 1);
@@ -267,7 +274,8 @@ struct BlockOf<IQ2_XXS> {
 ///
 /// `b.codes(n, group)`: the lane's 8 int8 codes of column g of octet n. `b.scale(n, group)`: the scales of columns 2t and
 /// 2t + 1; `b.sums(n, group)`: scale times sum of both 16s of the two columns. Only the first `octets` are in use.
-template <u32 TYPE, int NT, class B>
+/// With `ONE` only column 0 is wanted, which lanes with t = 0 have.
+template <u32 TYPE, int NT, bool ONE = false, class B>
 DS4_DEVICE void accumulate_block(const BlockOf<TYPE> &block, const u32 *grid, const B &b, float (&acc)[NT][4],
                                  int octets = NT) {
 #pragma unroll
@@ -286,15 +294,15 @@ DS4_DEVICE void accumulate_block(const BlockOf<TYPE> &block, const u32 *grid, co
             mma_s8(c, a, operand);
             float2 d = b.scale(n, i);
             acc[n][0] = fmaf(magic_sum(c[0]), s0 * d.x, acc[n][0]);
-            acc[n][1] = fmaf(magic_sum(c[1]), s0 * d.y, acc[n][1]);
             acc[n][2] = fmaf(magic_sum(c[2]), s1 * d.x, acc[n][2]);
-            acc[n][3] = fmaf(magic_sum(c[3]), s1 * d.y, acc[n][3]);
+            if (!ONE) acc[n][1] = fmaf(magic_sum(c[1]), s0 * d.y, acc[n][1]);
+            if (!ONE) acc[n][3] = fmaf(magic_sum(c[3]), s1 * d.y, acc[n][3]);
             if (BlockOf<TYPE>::minima) {
                 float4 s = b.sums(n, i);
                 acc[n][0] = fmaf(-m[0], s.x, fmaf(-m[1], s.y, acc[n][0]));
-                acc[n][1] = fmaf(-m[0], s.z, fmaf(-m[1], s.w, acc[n][1]));
                 acc[n][2] = fmaf(-m[2], s.x, fmaf(-m[3], s.y, acc[n][2]));
-                acc[n][3] = fmaf(-m[2], s.z, fmaf(-m[3], s.w, acc[n][3]));
+                if (!ONE) acc[n][1] = fmaf(-m[0], s.z, fmaf(-m[1], s.w, acc[n][1]));
+                if (!ONE) acc[n][3] = fmaf(-m[2], s.z, fmaf(-m[3], s.w, acc[n][3]));
             }
         }
     }
@@ -396,7 +404,7 @@ DS4_DEVICE void decode_octet(const Weight &w, u32 slab, u32 row, u32 group, u32 
         default: {  // IQ2_XXS
             const u8 *v = codes + at * Layout<IQ2_XXS>::codes + half * 512 + lane * 16;
             u32 low, high;
-            iq2_octet(kIq2Grid[v[i]], v[8 + i], low, high);
+            iq2_octet(kIq2Grid[v[i]], spread_signs(v[8 + i]), low, high);
             u32 s = load<u32>(scales + at * Layout<IQ2_XXS>::scales + r * 4) >> (4 * i) & 15;
             float d = half_to_float(load<u16>(extra + at * Layout<IQ2_XXS>::extra + r * 2)) * float(2 * s + 1) * 0.125f;
             for (int k = 0; k < 4; k++)
