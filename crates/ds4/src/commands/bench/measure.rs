@@ -7,7 +7,7 @@ use ds4_cpu::pool::Pool;
 use ds4_model::profile::Profiled;
 use ds4_model::rows::Wanted;
 use ds4_model::state::SequenceState;
-use ds4_model::{Backend, Model, ReadCost, Rows, StateLayout, forward};
+use ds4_model::{Backend, Buffer, Model, ReadCost, Rows, StateLayout, forward};
 use serde::Serialize;
 
 use crate::interrupt::Interrupt;
@@ -159,6 +159,8 @@ pub fn measure<B: Backend>(
         rows.push(0, sequence.len(), &part, Wanted::Last);
         let started = Instant::now();
         forward(backend, &rows, &mut [sequence])?;
+        // A token is there when its logits are: devices may work behind the calls.
+        backend.read(Buffer::Logits)?;
         done += n as u64;
         progress.set(done);
         Ok(started.elapsed().as_secs_f64())
