@@ -9,6 +9,7 @@ use ds4_engine::{Engine, EngineError, EngineOptions};
 use ds4_kvstore::KvStore;
 use ds4_model::reference::ReferenceBackend;
 use ds4_model::{Model, Numerics};
+use ds4_wgpu::{Api, WgpuBackend, WgpuOptions};
 
 use crate::args::{BackendArgs, BackendKind};
 use crate::exit::UsageError;
@@ -21,6 +22,8 @@ pub enum AnyBackend {
     Cpu(Box<CpuBackend>),
     /// An NVIDIA card.
     Cuda(Box<CudaBackend>),
+    /// A graphics card.
+    Wgpu(Box<WgpuBackend>),
     /// The plain reference.
     Reference(Box<ReferenceBackend>),
 }
@@ -50,6 +53,9 @@ impl AnyBackend {
                 let backend = CpuBackend::new(model, options).context("cannot start the CPU backend")?;
                 Ok(AnyBackend::Cpu(Box::new(backend)))
             }
+            BackendKind::Wgpu => open_card(model, Api::Any, numerics),
+            BackendKind::Metal => open_card(model, Api::Metal, numerics),
+            BackendKind::Vulkan => open_card(model, Api::Vulkan, numerics),
             BackendKind::Reference => {
                 Ok(AnyBackend::Reference(Box::new(ReferenceBackend::new(model, args.kv_precision))))
             }
@@ -77,6 +83,15 @@ fn open_cuda(model: Arc<Model>, options: CudaOptions) -> anyhow::Result<AnyBacke
     Ok(AnyBackend::Cuda(Box::new(backend)))
 }
 
+fn open_card(model: Arc<Model>, api: Api, numerics: Numerics) -> anyhow::Result<AnyBackend> {
+    let bytes = model.gguf().tensors().iter().map(|info| info.size).sum();
+    let progress = Progress::new("loading", bytes, Unit::Bytes);
+    let mut report = |done| progress.set(done);
+    let options = WgpuOptions { api, numerics, subgroups: true, progress: &mut report };
+    let backend = WgpuBackend::new(model, options).context("cannot start the graphics card")?;
+    Ok(AnyBackend::Wgpu(Box::new(backend)))
+}
+
 /// Starts an engine for `loaded` on the backend that the arguments ask for. Its states are kept in memory, and in `store` if there
 /// is one.
 ///
@@ -92,6 +107,7 @@ pub fn start_engine(
     let engine = match AnyBackend::open(Arc::clone(&loaded.model), args)? {
         AnyBackend::Cpu(backend) => Engine::start_with_store(*backend, tokenizer, options, store),
         AnyBackend::Cuda(backend) => Engine::start_with_store(*backend, tokenizer, options, store),
+        AnyBackend::Wgpu(backend) => Engine::start_with_store(*backend, tokenizer, options, store),
         AnyBackend::Reference(backend) => Engine::start_with_store(*backend, tokenizer, options, store),
     };
     engine.map_err(|error| match error {

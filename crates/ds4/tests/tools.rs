@@ -52,6 +52,22 @@ fn the_report_answers_for_the_machine_and_for_a_file() {
     assert_eq!(ds4(&["doctor", "-m", "no-such-file.gguf"]).status.code(), Some(1));
 }
 
+/// A machine without any driver: the loader is told to look for one where none is.
+#[test]
+fn a_missing_graphics_driver_is_said_in_a_sentence() {
+    for backend in ["wgpu", "vulkan", "metal"] {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_ds4"));
+        command.args(["run", "--backend", backend, "-p", "Hello"]).env("VK_DRIVER_FILES", "/nonexistent");
+        let output = command.env("VK_ICD_FILENAMES", "/nonexistent").output().expect("ds4 starts");
+        if cfg!(target_os = "macos") && output.status.success() {
+            continue; // A Mac has Metal.
+        }
+        let error = String::from_utf8_lossy(&output.stderr);
+        assert_eq!(output.status.code(), Some(1), "{error}");
+        assert!(error.contains("no graphics card was found through") && error.contains("--backend cpu"), "{error}");
+    }
+}
+
 #[test]
 fn completions_know_commands_flags_and_values() {
     for shell in ["bash", "zsh", "fish", "powershell", "elvish"] {

@@ -48,6 +48,12 @@ pub enum BackendKind {
     Cpu,
     /// An NVIDIA graphics card
     Cuda,
+    /// The graphics card, through whatever leads to it: Metal on a Mac, Vulkan elsewhere
+    Wgpu,
+    /// The graphics card, through Metal
+    Metal,
+    /// The graphics card, through Vulkan
+    Vulkan,
     /// Plain and slow, to compare others with
     Reference,
 }

@@ -7,7 +7,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use anyhow::Context;
-use ds4_model::Model;
+use ds4_model::{Backend, Model};
 use ds4_synth::SynthOptions;
 
 use crate::args::{BackendArgs, BackendKind, BenchArgs};
@@ -47,6 +47,11 @@ pub fn execute(args: &BenchArgs) -> anyhow::Result<Outcome> {
             let device = ds4_cuda::Device::name(&**backend.device());
             measure::measure(&mut *backend, device, None, &plan, &interrupt)
         }
+        AnyBackend::Wgpu(mut backend) => {
+            let card = backend.adapter();
+            let device = format!("{} ({}, {})", card.name, card.api, card.driver);
+            measure::measure(&mut *backend, device, None, &plan, &interrupt)
+        }
         AnyBackend::Reference(mut backend) => {
             measure::measure(&mut *backend, "reference, 1 thread".to_owned(), None, &plan, &interrupt)
         }
@@ -65,6 +70,16 @@ pub fn execute(args: &BenchArgs) -> anyhow::Result<Outcome> {
     }
     let Some(report) = last else { return Ok(Outcome::Interrupted) };
     write(args, &Report { weights, scaling, ..report })
+}
+
+/// Speed on a small model: prefill of 128 tokens, then decoding; tokens per second. `None` after Ctrl-C.
+///
+/// # Errors
+/// The backend fails.
+pub fn quick<B: Backend>(backend: &mut B, interrupt: &Interrupt) -> anyhow::Result<Option<(f64, f64)>> {
+    let plan = Plan { contexts: vec![128], generate: 16, prefill_chunk: 64 };
+    let report = measure::measure(backend, String::new(), None, &plan, interrupt)?;
+    Ok(report.and_then(|report| report.points.first().map(|point| (point.prefill.unwrap_or(0.0), point.decode))))
 }
 
 /// The model, and in words what its weights are.

@@ -39,6 +39,7 @@ pub fn execute(args: &LogitsArgs) -> anyhow::Result<Outcome> {
     let outcome = match AnyBackend::open(model, &args.backend)? {
         AnyBackend::Cpu(mut backend) => compute(&mut *backend, &tokens, chunk, &interrupt, write)?,
         AnyBackend::Cuda(mut backend) => compute(&mut *backend, &tokens, chunk, &interrupt, write)?,
+        AnyBackend::Wgpu(mut backend) => compute(&mut *backend, &tokens, chunk, &interrupt, write)?,
         AnyBackend::Reference(mut backend) => compute(&mut *backend, &tokens, chunk, &interrupt, write)?,
     };
     if outcome == Outcome::Done {

@@ -1,5 +1,6 @@
 //! `ds4 doctor`: what this machine can run, and whether it computes correctly.
 
+mod adapter;
 mod self_test;
 mod text;
 
@@ -16,6 +17,7 @@ use crate::machine::Machine;
 use crate::model_source::ModelSource;
 use crate::terminal::{self, Stream};
 
+use adapter::Adapter;
 use self_test::ModeResult;
 
 /// Everything that was found.
@@ -23,9 +25,11 @@ use self_test::ModeResult;
 struct Report {
     machine: Machine,
     /// What this build computes on.
-    backends: [&'static str; 2],
+    backends: Vec<&'static str>,
     /// NVIDIA cards that it can compute on.
     cuda: Vec<Card>,
+    /// Graphics cards that it can reach.
+    adapters: Vec<Adapter>,
     /// The file that was asked about.
     file: Option<Fit>,
     published: Vec<Fit>,
@@ -81,7 +85,16 @@ pub fn execute(args: &DoctorArgs) -> anyhow::Result<Outcome> {
         },
         false => None,
     };
-    let report = Report { machine, backends: ["cpu", "cuda"], cuda: cards(), file, published, recommended, self_test };
+    let cuda = cards();
+    let adapters: Vec<Adapter> = ds4_wgpu::adapters(ds4_wgpu::Api::Any).into_iter().map(Adapter::from).collect();
+    let mut backends = vec!["cpu"];
+    if !cuda.is_empty() {
+        backends.push("cuda");
+    }
+    if adapters.iter().any(|adapter| adapter.unusable.is_none()) {
+        backends.push("wgpu");
+    }
+    let report = Report { machine, backends, cuda, adapters, file, published, recommended, self_test };
     let text = match args.json {
         true => serde_json::to_string_pretty(&report)? + "\n",
         false => text::write(&report, Stream::Output.width().unwrap_or(80), terminal::style(Stream::Output)),

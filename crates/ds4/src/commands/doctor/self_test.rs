@@ -13,6 +13,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::args::{BackendArgs, BackendKind};
 use crate::backend::AnyBackend;
+use crate::commands::bench;
 use crate::interrupt::Interrupt;
 use crate::model_source::{LoadedModel, ModelSource};
 use crate::terminal::{Progress, Unit};
@@ -49,6 +50,15 @@ pub struct ModeResult {
     pub compute: String,
     pub kv_precision: String,
     pub checks: Vec<Check>,
+    /// Speed on the demo model; not of the reference.
+    pub speed: Option<Speed>,
+}
+
+/// Tokens per second on the demo model. It says that everything works together, not what a real model does.
+#[derive(Debug, Serialize)]
+pub struct Speed {
+    pub prefill: f64,
+    pub decode: f64,
 }
 
 /// One comparison.
@@ -120,12 +130,20 @@ pub fn run(args: &BackendArgs, interrupt: &Interrupt) -> anyhow::Result<Option<V
                 return Ok(None);
             }
             let args = BackendArgs { compute, kv_precision: kv, ..args.clone() };
-            let checks = match AnyBackend::open(Arc::clone(&model), &args)? {
-                AnyBackend::Cpu(mut backend) => check(&mut *backend, &scenario, &golden)?,
-                AnyBackend::Cuda(mut backend) => check(&mut *backend, &scenario, &golden)?,
-                AnyBackend::Reference(mut backend) => check(&mut *backend, &scenario, &golden)?,
+            let (checks, speed) = match AnyBackend::open(Arc::clone(&model), &args)? {
+                AnyBackend::Cpu(mut backend) => {
+                    (check(&mut *backend, &scenario, &golden)?, bench::quick(&mut *backend, interrupt)?)
+                }
+                AnyBackend::Cuda(mut backend) => {
+                    (check(&mut *backend, &scenario, &golden)?, bench::quick(&mut *backend, interrupt)?)
+                }
+                AnyBackend::Wgpu(mut backend) => {
+                    (check(&mut *backend, &scenario, &golden)?, bench::quick(&mut *backend, interrupt)?)
+                }
+                AnyBackend::Reference(mut backend) => (check(&mut *backend, &scenario, &golden)?, None),
             };
-            results.push(ModeResult { compute: compute.to_string(), kv_precision: kv.to_string(), checks });
+            let speed = speed.map(|(prefill, decode)| Speed { prefill, decode });
+            results.push(ModeResult { compute: compute.to_string(), kv_precision: kv.to_string(), checks, speed });
             progress.set((results.len() * golden.tokens.len()) as u64);
         }
     }

@@ -1,6 +1,7 @@
 //! The report for people.
 
 use super::Report;
+use super::adapter::Adapter;
 use super::self_test::{Check, ModeResult};
 use crate::fit::{Fit, recommended};
 use crate::machine::Machine;
@@ -13,7 +14,7 @@ const LABEL: usize = 14;
 /// The report in lines of at most `width` columns, as far as names in it allow.
 pub fn write(report: &Report, width: usize, style: Style) -> String {
     let mut page = Page { text: String::new(), width, style };
-    page.machine(&report.machine);
+    page.machine(&report.machine, &report.adapters);
     for card in &report.cuda {
         let facts =
             [bytes(card.memory), format!("compute capability {}", card.capability), format!("CUDA {}", card.cuda)];
@@ -35,7 +36,7 @@ struct Page {
 }
 
 impl Page {
-    fn machine(&mut self, machine: &Machine) {
+    fn machine(&mut self, machine: &Machine, adapters: &[Adapter]) {
         self.heading("Machine");
         let threads = format!("{} used", counted(machine.threads as u64, "thread"));
         let cores = match machine.cores {
@@ -55,12 +56,17 @@ impl Page {
             let room = format!("{} free of {}", bytes(disk.free), bytes(disk.total));
             self.field("disk", &[room, disk.purpose.to_owned()]);
         }
-        match machine.gpus.is_empty() {
-            true => self.field("graphics", &["none seen".to_owned()]),
-            false => {
-                let parts: Vec<String> = machine.gpus.iter().map(|gpu| printable(gpu).into_owned()).collect();
-                self.field("graphics", &parts);
-            }
+        for adapter in adapters {
+            self.field("graphics", &adapter.facts());
+            self.field("", &adapter.uses());
+        }
+        if adapters.is_empty() {
+            let mut parts: Vec<String> = machine.gpus.iter().map(|gpu| printable(gpu).into_owned()).collect();
+            parts.push(match parts.is_empty() {
+                true => "none seen".to_owned(),
+                false => "out of reach: no Vulkan driver was found, so the processor computes".to_owned(),
+            });
+            self.field("graphics", &parts);
         }
     }
 
@@ -124,6 +130,15 @@ impl Page {
         for (mode, check) in worst(modes) {
             let line = check_line(mode, check);
             self.line(&if check.passed { line } else { self.style.error(&line).into_owned() });
+        }
+        if modes.iter().any(|mode| mode.speed.is_some()) {
+            self.line("");
+            self.line(&self.style.dim("  tokens/s on the demo model        prefill    decode"));
+        }
+        for mode in modes {
+            let Some(speed) = &mode.speed else { continue };
+            let name = format!("compute {}, cache {}", mode.compute, mode.kv_precision);
+            self.line(&format!("  {name:<30} {:>10.0} {:>9.1}", speed.prefill, speed.decode));
         }
         match modes.iter().all(ModeResult::passed) {
             true => self.note("All operations agree with the reference, and the logits with an independent program's."),
@@ -246,7 +261,7 @@ mod tests {
             worst_at: 3,
             passed: error <= 0.1,
         };
-        ModeResult { compute: "f32".to_owned(), kv_precision: "exact".to_owned(), checks: vec![check] }
+        ModeResult { compute: "f32".to_owned(), kv_precision: "exact".to_owned(), checks: vec![check], speed: None }
     }
 
     #[test]
