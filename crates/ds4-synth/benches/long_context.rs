@@ -28,7 +28,7 @@ fn main() {
     let model = Model::new(Gguf::open(&path).expect("a valid file")).expect("a valid model");
     let config = model.config();
 
-    for (precision, tokens) in [(KvPrecision::Model, 1 << 20), (KvPrecision::Exact, 1 << 16)] {
+    for (precision, tokens) in [(KvPrecision::Model, 1_usize << 20), (KvPrecision::Exact, 1 << 16)] {
         let layout = Arc::new(StateLayout::new(config, precision));
         let before = resident();
         let begin = Instant::now();

@@ -10,7 +10,7 @@ use naga::valid::{Capabilities, ModuleInfo, ValidationFlags, Validator};
 use naga::{Module, ShaderStage};
 
 /// The variable that makes a missing validator a failure: set where it must be there.
-const REQUIRED: &str = "DS4_TEST_GPU";
+const REQUIRED: &str = "DS4_TEST_WGPU";
 
 fn config() -> Config {
     let gguf = ds4_gguf::Gguf::open(ds4_testdata::path("tiny/m-q2.gguf")).expect("a valid fixture");

@@ -6,7 +6,7 @@ use ds4_model::{Model, Numerics};
 use ds4_wgpu::{Api, WgpuBackend, WgpuError, WgpuOptions};
 
 /// The variable that makes a missing card a failure: set where one must be there.
-const REQUIRED: &str = "DS4_TEST_GPU";
+const REQUIRED: &str = "DS4_TEST_WGPU";
 
 /// A backend on this machine's card. Without one the test says so and has nothing to do, unless a card is required.
 pub fn backend(model: &Arc<Model>, numerics: Numerics, subgroups: bool) -> Option<WgpuBackend> {
