@@ -17,7 +17,7 @@ use crate::messages::request::MessagesRequest;
 use crate::responses::request::{ResponsesRequest, with_context};
 
 /// Fields that are read only to refuse them: they have no place in the document.
-const REFUSED: [&str; 12] = [
+const REFUSED: [&str; 13] = [
     "functions",
     "function_call",
     "audio",
@@ -30,6 +30,7 @@ const REFUSED: [&str; 12] = [
     "previous_response_id",
     "input",
     "context",
+    "thread",
 ];
 
 /// Bodies that have every documented field between them: an example each, fields that exclude each other apart.
