@@ -31,6 +31,7 @@ pub(crate) struct QuantizedRow<'a> {
     pub sums: &'a [i16],
 }
 
+#[cfg(target_arch = "x86_64")]
 impl<'a> QuantizedRow<'a> {
     /// `groups` groups of 32 from group `first`.
     #[inline]

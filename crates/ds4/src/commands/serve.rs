@@ -78,6 +78,8 @@ fn config(args: &ServeArgs, api_keys: Vec<String>, loaded: &LoadedModel, store: 
     let limits = Limits {
         body_bytes: (args.max_body as usize) << 20,
         json_nesting: usize::from(args.max_nesting),
+        stored_responses: args.kept_responses as usize,
+        stored_bytes: (args.kept_responses_memory as usize) << 20,
         connections: args.max_connections as usize,
         ..Limits::default()
     };

@@ -6,7 +6,9 @@ mod avx2;
 mod avx512;
 mod portable;
 
-use super::isa::{Isa, Kind};
+use super::isa::Isa;
+#[cfg(target_arch = "x86_64")]
+use super::isa::Kind;
 
 /// Most weight rows one call takes.
 pub(crate) const W_ROWS: usize = 8;
