@@ -4,5 +4,6 @@ pub mod backend;
 pub mod bandwidth;
 pub mod kernels;
 pub mod pool;
+pub mod processors;
 
-pub use backend::{CpuBackend, CpuOptions};
+pub use backend::{CpuBackend, CpuOptions, Placement};

@@ -9,6 +9,7 @@
 //! closes the epoch when none is left and waits for the workers that *entered* it. A worker that the
 //! operating system did not schedule in time never entered, so nobody waits for it.
 
+use crate::processors;
 use std::any::Any;
 use std::cell::{Cell, UnsafeCell};
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
@@ -110,20 +111,24 @@ impl Pool {
     /// # Errors
     /// `threads` is 0 or above [`Pool::MAX_THREADS`], or the operating system refuses a thread.
     pub fn new(threads: usize) -> Result<Pool, PoolError> {
-        Pool::start(threads, false)
+        Pool::start(threads, &[])
     }
 
-    /// Like [`Pool::new`], with worker `i` bound to the `i`-th processor this process may use.
-    /// The calling thread is left where it is. Binding is a hint: where the system has no such
-    /// call, or refuses it, the threads run unbound.
+    /// Like [`Pool::new`], with each worker bound to one of the cores of this process, while there is one for each; the
+    /// first is left to the caller, which is not bound: threads it starts later would be, too. Where there are more cores
+    /// than threads nothing is bound, since another program with as few threads would choose the same cores. Binding is a
+    /// hint: where the system has no such call, or refuses it, the threads run unbound.
     ///
     /// # Errors
     /// As [`Pool::new`].
-    pub fn new_pinned(threads: usize) -> Result<Pool, PoolError> {
-        Pool::start(threads, true)
+    pub fn new_bound(threads: usize) -> Result<Pool, PoolError> {
+        let allowed = processors::allowed();
+        let bound = threads == allowed.cores || threads == allowed.processors.len();
+        Pool::start(threads, if bound { &allowed.processors } else { &[] })
     }
 
-    fn start(threads: usize, pin: bool) -> Result<Pool, PoolError> {
+    /// Worker `i` is bound to the `i`-th of `places`, if there is one.
+    fn start(threads: usize, places: &[usize]) -> Result<Pool, PoolError> {
         if threads == 0 || threads > Pool::MAX_THREADS {
             return Err(PoolError::Threads { threads, max: Pool::MAX_THREADS });
         }
@@ -147,11 +152,12 @@ impl Pool {
         let mut pool = Pool { shared, workers: Vec::with_capacity(threads - 1), turn: Mutex::new(()) };
         for index in 1..threads {
             let shared = Arc::clone(&pool.shared);
+            let place = places.get(index).copied();
             let worker = std::thread::Builder::new()
                 .name(format!("ds4-cpu-{index}"))
                 .spawn(move || {
-                    if pin {
-                        pinning::bind_current_thread(index);
+                    if let Some(processor) = place {
+                        processors::bind_current_thread(processor);
                     }
                     work(&shared);
                 })
@@ -367,34 +373,4 @@ fn work(s: &Shared) {
             s.leave();
         }
     }
-}
-
-#[cfg(target_os = "linux")]
-mod pinning {
-    /// Binds the current thread to the `index`-th processor of its affinity mask.
-    pub fn bind_current_thread(index: usize) {
-        // SAFETY: `cpu_set_t` is a plain bit array, for which zero bytes are valid; both calls get its true
-        // size and act on the calling thread (pid 0); the CPU_* helpers check the bit index.
-        unsafe {
-            let size = std::mem::size_of::<libc::cpu_set_t>();
-            let mut allowed: libc::cpu_set_t = std::mem::zeroed();
-            if libc::sched_getaffinity(0, size, &mut allowed) != 0 {
-                return;
-            }
-            let allowed: Vec<usize> =
-                (0..libc::CPU_SETSIZE as usize).filter(|&cpu| libc::CPU_ISSET(cpu, &allowed)).collect();
-            if allowed.is_empty() {
-                return;
-            }
-            let mut one: libc::cpu_set_t = std::mem::zeroed();
-            libc::CPU_SET(allowed[index % allowed.len()], &mut one);
-            libc::sched_setaffinity(0, size, &one);
-        }
-    }
-}
-
-#[cfg(not(target_os = "linux"))]
-mod pinning {
-    /// No portable call; the operating system places the threads.
-    pub fn bind_current_thread(_index: usize) {}
 }

@@ -9,7 +9,8 @@ use ds4_model::{Compute, KvPrecision, Numerics};
 use harness::*;
 
 fn backend(file: &str, compute: Compute, kv: KvPrecision) -> CpuBackend {
-    let options = CpuOptions { threads: Some(2), isa: None, numerics: Numerics { compute, kv } };
+    let options =
+        CpuOptions { threads: Some(2), isa: None, numerics: Numerics { compute, kv }, ..CpuOptions::default() };
     CpuBackend::new(model(file), options).expect("two threads")
 }
 
@@ -82,7 +83,12 @@ fn every_thread_count_and_instruction_set_gives_the_same_bits() {
     for file in ["m-q2", "m-q4", "s-mxfp4"] {
         let tokens = tokens(file, 300);
         let with = |threads, isa| {
-            let options = CpuOptions { threads: Some(threads), isa: Some(isa), numerics: Numerics::default() };
+            let options = CpuOptions {
+                threads: Some(threads),
+                isa: Some(isa),
+                numerics: Numerics::default(),
+                ..CpuOptions::default()
+            };
             bits(&logits(&mut CpuBackend::new(model(file), options).expect("threads"), &tokens, 100))
         };
         let expected = with(1, Isa::detect());

@@ -9,7 +9,8 @@ use ds4_model::{Compute, KvPrecision, Numerics, conformance};
 fn check(file: &str, compute: Compute, kv: KvPrecision) {
     let model = harness::model(file);
     let scenario = conformance::Scenario::new(&model, kv, 7).expect("a valid model");
-    let options = CpuOptions { threads: Some(2), isa: None, numerics: Numerics { compute, kv } };
+    let options =
+        CpuOptions { threads: Some(2), isa: None, numerics: Numerics { compute, kv }, ..CpuOptions::default() };
     let mut backend = CpuBackend::new(model, options).expect("two threads");
     let found = scenario.compare(&mut backend).expect("a working backend");
     assert!(found.len() > 20, "only {} results were compared", found.len());

@@ -122,13 +122,15 @@ fn the_caller_waits_for_a_slow_task() {
 }
 
 #[test]
-fn a_pinned_pool_computes_the_same() {
-    let pool = Pool::new_pinned(3).unwrap();
-    let sum = AtomicUsize::new(0);
-    pool.run(10, |task| {
-        sum.fetch_add(task, Ordering::Relaxed);
-    });
-    assert_eq!(sum.into_inner(), 45);
+fn a_bound_pool_computes_the_same() {
+    for threads in [1, 2, 3, ds4_cpu::processors::allowed().cores] {
+        let pool = Pool::new_bound(threads).unwrap();
+        let sum = AtomicUsize::new(0);
+        pool.run(10, |task| {
+            sum.fetch_add(task, Ordering::Relaxed);
+        });
+        assert_eq!(sum.into_inner(), 45);
+    }
 }
 
 #[test]

@@ -7,6 +7,7 @@
 
 mod atomic_file;
 mod error;
+mod huge;
 mod metadata;
 mod parse;
 pub mod quant;
@@ -20,6 +21,7 @@ mod writer;
 
 pub use atomic_file::AtomicFile;
 pub use error::{Error, Malformed, Quoted};
+pub use huge::reserve_huge;
 pub use metadata::{Metadata, OptionalKey};
 pub use reader::{Access, Gguf};
 pub use tensor::TensorInfo;

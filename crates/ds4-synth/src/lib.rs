@@ -101,7 +101,7 @@ pub fn in_memory(options: &SynthOptions, tokenizer: Option<&TokenizerArrays>) ->
     // Room for the header as well: growing a vector of this size would need twice the memory for a moment.
     const HEADER: u64 = 16 << 20;
     let size = usize::try_from(bytes + HEADER).map_err(|_| SynthError::Memory { bytes })?;
-    image.try_reserve_exact(size).map_err(|_| SynthError::Memory { bytes })?;
+    ds4_gguf::reserve_huge(&mut image, size).map_err(|_| SynthError::Memory { bytes })?;
     let name = format!("synthetic {}", options.shape.name);
     let image = write(&name, image, options, tokenizer)?;
     Ok(Gguf::from_vec(&name, image)?)

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use anyhow::Context;
-use ds4_cpu::{CpuBackend, CpuOptions};
+use ds4_cpu::{CpuBackend, CpuOptions, Placement};
 use ds4_cuda::{CudaBackend, CudaDevice, CudaOptions, Device, Residency};
 use ds4_engine::{Engine, EngineError, EngineOptions};
 use ds4_kvstore::KvStore;
@@ -49,7 +49,9 @@ impl AnyBackend {
                 open_cuda(model, CudaOptions { numerics, share_weights })
             }
             BackendKind::Auto | BackendKind::Cpu => {
-                let options = CpuOptions { threads: args.threads.map(usize::from), isa: args.cpu_features, numerics };
+                let placement = if args.cpu_free { Placement::Free } else { Placement::Cores };
+                let threads = args.threads.map(usize::from);
+                let options = CpuOptions { threads, placement, isa: args.cpu_features, numerics };
                 let backend = CpuBackend::new(model, options).context("cannot start the CPU backend")?;
                 Ok(AnyBackend::Cpu(Box::new(backend)))
             }

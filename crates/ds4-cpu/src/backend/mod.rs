@@ -16,11 +16,13 @@ mod workspace;
 
 use std::sync::Arc;
 
+use ds4_gguf::Access;
 use ds4_model::rope::Frequencies;
 use ds4_model::{Backend, Buffer, Config, Model, ModelError, Numerics, Rows, Sequence, StateLayout, Sublayer};
 
 use crate::kernels::Isa;
 use crate::pool::{Pool, PoolError};
+use crate::processors;
 use workspace::Workspace;
 
 /// How to run on this CPU.
@@ -28,10 +30,22 @@ use workspace::Workspace;
 pub struct CpuOptions {
     /// Threads; `None` for one per core.
     pub threads: Option<usize>,
+    /// Where they run.
+    pub placement: Placement,
     /// Instruction set; `None` for the best one that the CPU has.
     pub isa: Option<Isa>,
     /// Numeric switches.
     pub numerics: Numerics,
+}
+
+/// Where threads run.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Placement {
+    /// Wherever the operating system puts them.
+    #[default]
+    Free,
+    /// Each on a core of its own, if there is one thread per core; see [`Pool::new_bound`].
+    Cores,
 }
 
 /// The CPU backend.
@@ -52,12 +66,18 @@ impl CpuBackend {
     /// # Errors
     /// The operating system refuses the threads.
     pub fn new(model: Arc<Model>, options: CpuOptions) -> Result<Self, PoolError> {
-        let cores = std::thread::available_parallelism().map_or(1, usize::from);
+        let threads = options.threads.unwrap_or_else(processors::default_threads);
+        let pool = match options.placement {
+            Placement::Free => Pool::new(threads)?,
+            Placement::Cores => Pool::new_bound(threads)?,
+        };
+        // Weights are read where they lie.
+        model.gguf().advise_all(Access::HugePages);
         let config = model.config();
         Ok(Self {
             numerics: options.numerics,
             layout: Arc::new(StateLayout::new(config, options.numerics.kv)),
-            pool: Pool::new(options.threads.unwrap_or(cores))?,
+            pool,
             isa: options.isa.unwrap_or_else(Isa::detect),
             plain: Frequencies::plain(config),
             compressed: Frequencies::compressed(config),

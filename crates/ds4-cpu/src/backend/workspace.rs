@@ -84,6 +84,8 @@ impl Workspace {
             (&mut self.mid, slots * config.n_ff),
             (&mut self.down, slots * config.n_embd),
         ] {
+            // Refused here, it is refused below as well, with the usual message.
+            let _ = ds4_gguf::reserve_huge(buffer, n * len);
             buffer.resize(n * len, 0.0);
         }
         self.expert_ids.resize(n * config.n_expert_used, 0);

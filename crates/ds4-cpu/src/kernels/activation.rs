@@ -24,7 +24,7 @@ pub struct QuantizedRows {
 }
 
 /// One row: `q` [cols], `d` [cols / 32], `sums` [cols / 16].
-#[derive(Clone, Copy)]
+#[derive(Clone, Copy, Default)]
 pub(crate) struct QuantizedRow<'a> {
     pub q: &'a [i8],
     pub d: &'a [f32],

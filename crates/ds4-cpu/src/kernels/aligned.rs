@@ -34,6 +34,8 @@ impl<T: Pod> AlignedVec<T> {
     pub fn resize(&mut self, len: usize) {
         let lines = (len * size_of::<T>()).div_ceil(64);
         if lines > self.lines.len() {
+            // Refused here, it is refused below as well, with the usual message.
+            let _ = ds4_gguf::reserve_huge(&mut self.lines, lines);
             self.lines.resize(lines, Line([0; 64]));
         }
         self.len = len;

@@ -26,6 +26,8 @@ pub(crate) enum Kind {
     Avx2,
     /// x86-64 with AVX-512 F, BW, VL, DQ and VNNI (Cascade Lake, Zen 4 and later).
     Avx512,
+    /// That and AMX's products of bytes (Sapphire Rapids and later), for many activation rows.
+    Amx,
     /// aarch64 with the dot-product extension (Armv8.2: Apple M1, Neoverse N1 and later).
     Neon,
 }
@@ -34,7 +36,7 @@ pub(crate) enum Kind {
 #[derive(Debug, thiserror::Error, PartialEq, Eq)]
 pub enum IsaError {
     /// Not one of the names.
-    #[error("unknown instruction set {0:?}; choose one of scalar, avx2, avx512, neon")]
+    #[error("unknown instruction set {0:?}; choose one of scalar, avx2, avx512, amx, neon")]
     Unknown(String),
     /// A valid name, but this processor (or operating system) lacks it.
     #[error("this processor does not offer {name}; it offers {available}")]
@@ -46,7 +48,7 @@ pub enum IsaError {
     },
 }
 
-const ALL: [Kind; 4] = [Kind::Scalar, Kind::Avx2, Kind::Avx512, Kind::Neon];
+const ALL: [Kind; 5] = [Kind::Scalar, Kind::Avx2, Kind::Amx, Kind::Avx512, Kind::Neon];
 
 impl Isa {
     /// Portable code; works everywhere.
@@ -62,8 +64,17 @@ impl Isa {
         ALL.into_iter().filter(|kind| kind.is_offered()).map(Isa).collect()
     }
 
+    /// The set of vector instructions.
     pub(crate) fn kind(self) -> Kind {
-        self.0
+        match self.0 {
+            Kind::Amx => Kind::Avx512,
+            kind => kind,
+        }
+    }
+
+    /// Whether there are tile registers beside the vectors.
+    pub(crate) fn has_tiles(self) -> bool {
+        self.0 == Kind::Amx
     }
 }
 
@@ -73,6 +84,7 @@ impl Kind {
             Kind::Scalar => "scalar",
             Kind::Avx2 => "avx2",
             Kind::Avx512 => "avx512",
+            Kind::Amx => "amx",
             Kind::Neon => "neon",
         }
     }
@@ -97,6 +109,8 @@ impl Kind {
                     && is_x86_feature_detected!("avx512dq")
                     && is_x86_feature_detected!("avx512vnni")
             }
+            #[cfg(target_arch = "x86_64")]
+            Kind::Amx => Kind::Avx512.is_offered() && super::int_micro::amx::is_offered(),
             #[cfg(target_arch = "aarch64")]
             Kind::Neon => {
                 std::arch::is_aarch64_feature_detected!("neon") && std::arch::is_aarch64_feature_detected!("dotprod")

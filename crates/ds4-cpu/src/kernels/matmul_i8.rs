@@ -4,7 +4,7 @@ use super::activation::{GROUP, QuantizedRows};
 use super::format;
 #[cfg(target_arch = "x86_64")]
 use super::gemv;
-use super::int_micro::{self, Sums, TILES};
+use super::int_micro::{Loop, Sums, TILES};
 use super::isa::Isa;
 use super::matrix::{Matrix, Rows};
 use super::out::{OutCols, SharedOut};
@@ -68,18 +68,15 @@ pub fn matmul_i8(
     }
     assert_eq!(w.cols(), x.cols(), "weights and activations differ in length");
     #[cfg(target_arch = "x86_64")]
-    if n == 1 {
-        let (from, to) = rows.get(0);
-        if gemv::multiply(isa, w, out_rows.clone(), x.row(from), y.row_mut(to)) {
-            return;
-        }
+    if gemv::multiply(isa, w, out_rows.clone(), x, (rows, n), y) {
+        return;
     }
-    let most = int_micro::most_rows(isa);
-    let panel_rows = (PANEL / (w.cols() / GROUP * WORDS * 4)).next_multiple_of(most);
+    let inner = Loop::new(isa, n);
+    let panel_rows = (PANEL / (w.cols() / GROUP * WORDS * 4)).next_multiple_of(inner.layout().most);
     SCRATCH.with_borrow_mut(|Scratch { tiles, panel, sums }| {
         for begin in (0..n).step_by(panel_rows) {
             let part = begin..n.min(begin + panel_rows);
-            panel.fill(x, rows, part.clone(), most, format::bias(w.ty()));
+            panel.fill(x, rows, part.clone(), inner.layout(), w.ty());
             for first in out_rows.clone().step_by(TILES * ROWS) {
                 let end = out_rows.end.min(first + TILES * ROWS);
                 sums.clear();
@@ -87,8 +84,11 @@ pub fn matmul_i8(
                 for chunk in (0..w.cols()).step_by(CHUNK) {
                     let chunk = chunk..w.cols().min(chunk + CHUNK);
                     let tiles = decode(isa, w, first..end, out_rows.end, &chunk, tiles);
+                    if inner.takes_signed() {
+                        tiles.iter_mut().for_each(Tile::make_signed);
+                    }
                     for (rows, block) in panel.blocks(chunk.start / GROUP..chunk.end / GROUP) {
-                        int_micro::multiply(isa, tiles, block, &mut sums[rows]);
+                        inner.multiply(tiles, block, &mut sums[rows]);
                     }
                 }
                 let columns = first - out_rows.start..end - out_rows.start;
@@ -114,7 +114,7 @@ fn decode<'a>(
     last: usize,
     chunk: &Range<usize>,
     tiles: &'a mut [Tile; TILES],
-) -> &'a [Tile] {
+) -> &'a mut [Tile] {
     let ty = w.ty();
     let byte = |col: usize| col / ty.block_len() * ty.block_bytes();
     let bytes = byte(chunk.start)..byte(chunk.end);

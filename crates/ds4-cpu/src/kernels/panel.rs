@@ -4,7 +4,10 @@
 //! is needed, behind one pointer; rows as they are quantized would take three pointers each, which no register file holds.
 
 use super::activation::{GROUP, QuantizedRow, QuantizedRows};
+use super::format;
 use super::matrix::Rows;
+use super::tile::Order;
+use ds4_gguf::TensorType;
 use std::ops::Range;
 
 /// Words of four inputs in a group.
@@ -12,8 +15,18 @@ pub(crate) const QUADS: usize = GROUP / 4;
 /// 32-bit words per group and row: codes, scale, correction, sums.
 pub(crate) const WORDS: usize = QUADS + 3;
 
+/// How the rows of a block lie.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Layout {
+    /// Most rows of a block.
+    pub most: usize,
+    /// Codes lie row by row, and every block has `most` places, instead of quad by quad and no more places than rows.
+    pub by_row: bool,
+}
+
 /// Some groups of a block of activation rows. Per group:
-/// - `[QUADS][rows]` words of four int8 codes, the first lowest;
+/// - `[QUADS][rows]` words of four int8 codes, the first lowest, in the order of the weights; or `[rows][QUADS]`, see
+///   [`Layout`];
 /// - `[rows]` f32 scales;
 /// - `[rows]` i32 corrections: what the bias of the weights' codes adds to the sum of the group, negated;
 /// - `[rows]` pairs of i16: the sums of the first and of the second sixteen codes.
@@ -23,30 +36,41 @@ pub(crate) struct Block<'a> {
     pub rows: usize,
 }
 
-/// Rows of activations in blocks, for weights with one bias.
+/// Rows of activations in blocks, for weights of one type.
 #[derive(Default)]
 pub(crate) struct Panel {
     words: Vec<i32>,
     groups: usize,
     /// First row of each block, and the end.
     bounds: Vec<usize>,
+    /// The number of places of every block, if they have as many.
+    places: Option<usize>,
 }
 
 impl Panel {
-    /// Replaces the contents by results `part` of `rows`, in blocks of at most `most` rows that differ in size by one row at
-    /// most. The weights' codes have `bias` added.
-    pub fn fill(&mut self, x: &QuantizedRows, rows: Rows<'_>, part: Range<usize>, most: usize, bias: i32) {
+    /// Replaces the contents by results `part` of `rows`, in blocks that differ in size by one row at most. They are for weights
+    /// of type `ty`.
+    pub fn fill(&mut self, x: &QuantizedRows, rows: Rows<'_>, part: Range<usize>, layout: Layout, ty: TensorType) {
         self.groups = x.cols() / GROUP;
-        let blocks = part.len().div_ceil(most);
+        self.places = layout.by_row.then_some(layout.most);
+        let blocks = part.len().div_ceil(layout.most);
         self.bounds.clear();
         self.bounds.extend((0..=blocks).map(|i| i * part.len() / blocks.max(1)));
-        self.words.resize(self.groups * WORDS * part.len(), 0);
+        let places = self.places.map_or(part.len(), |places| places * blocks);
+        self.words.resize(self.groups * WORDS * places, 0);
+        let (bias, order) = (format::bias(ty), format::order(ty));
         let mut words = self.words.as_mut_slice();
         for bounds in self.bounds.windows(2) {
-            let n = bounds[1] - bounds[0];
+            let n = self.places.unwrap_or(bounds[1] - bounds[0]);
             let (block, rest) = words.split_at_mut(self.groups * WORDS * n);
-            for r in 0..n {
-                put_row(x.row(rows.get(part.start + bounds[0] + r).0), bias, n, r, block);
+            for r in 0..bounds[1] - bounds[0] {
+                let row = x.row(rows.get(part.start + bounds[0] + r).0);
+                match (order, layout.by_row) {
+                    (Order::Along, false) => put_row::<false>(row, Order::Along, bias, n, r, block),
+                    (Order::Across, false) => put_row::<false>(row, Order::Across, bias, n, r, block),
+                    (Order::Along, true) => put_row::<true>(row, Order::Along, bias, n, r, block),
+                    (Order::Across, true) => put_row::<true>(row, Order::Across, bias, n, r, block),
+                }
             }
             words = rest;
         }
@@ -54,25 +78,72 @@ impl Panel {
 
     /// The groups `groups` of every block, with the range of rows (counted from the panel's first) that it has.
     pub fn blocks(&self, groups: Range<usize>) -> impl Iterator<Item = (Range<usize>, Block<'_>)> {
-        self.bounds.windows(2).map(move |bounds| {
-            let rows = bounds[1] - bounds[0];
-            let first = self.groups * WORDS * bounds[0] + groups.start * WORDS * rows;
+        self.bounds.windows(2).enumerate().map(move |(i, bounds)| {
+            let rows = self.places.unwrap_or(bounds[1] - bounds[0]);
+            let before = self.places.map_or(bounds[0], |places| places * i);
+            let first = self.groups * WORDS * before + groups.start * WORDS * rows;
             let words = &self.words[first..][..groups.len() * WORDS * rows];
             (bounds[0]..bounds[1], Block { words, rows })
         })
     }
 }
 
-/// Writes row `r` of a block of `n` rows.
-fn put_row(x: QuantizedRow<'_>, bias: i32, n: usize, r: usize, block: &mut [i32]) {
+/// Writes row `r` of a block with `n` places.
+#[inline(always)]
+fn put_row<const BY_ROW: bool>(x: QuantizedRow<'_>, order: Order, bias: i32, n: usize, r: usize, block: &mut [i32]) {
     let groups = x.q.as_chunks::<GROUP>().0.iter().zip(x.d).zip(x.sums.as_chunks::<2>().0);
     for (((q, d), &[first, second]), to) in groups.zip(block.chunks_exact_mut(WORDS * n)) {
-        for (to, q) in to.chunks_exact_mut(n).zip(q.as_chunks::<4>().0) {
-            to[r] = i32::from_le_bytes(q.map(|q| q as u8));
+        let words = words(q, order).map(|word| word as i32);
+        if BY_ROW {
+            to[r * QUADS..][..QUADS].copy_from_slice(&words);
+        } else {
+            for (to, word) in to.chunks_exact_mut(n).zip(words) {
+                to[r] = word;
+            }
         }
         let to = &mut to[QUADS * n..];
         to[r] = d.to_bits() as i32;
         to[n + r] = -bias * (i32::from(first) + i32::from(second));
         to[2 * n + r] = i32::from(first as u16) | i32::from(second) << 16;
+    }
+}
+
+/// The quads of a group, the first code of each lowest.
+#[inline(always)]
+fn words(q: &[i8; GROUP], order: Order) -> [u32; QUADS] {
+    let mut words = [0; QUADS];
+    for (word, q) in words.iter_mut().zip(q.as_chunks::<4>().0) {
+        *word = u32::from_le_bytes(q.map(|q| q as u8));
+    }
+    if order == Order::Along {
+        return words;
+    }
+    // Byte by byte through memory takes several times as long.
+    let [a, a2, b, b2, c, c2, d, d2] = words;
+    let ([w0, w1, w2, w3], [w4, w5, w6, w7]) = (turned([a, b, c, d]), turned([a2, b2, c2, d2]));
+    [w0, w1, w2, w3, w4, w5, w6, w7]
+}
+
+/// Four words of four bytes, rows for columns.
+#[inline(always)]
+fn turned([a, b, c, d]: [u32; 4]) -> [u32; 4] {
+    const EVEN: u32 = 0x00ff_00ff;
+    let (ab_even, ab_odd) = (a & EVEN | (b & EVEN) << 8, a >> 8 & EVEN | b & !EVEN);
+    let (cd_even, cd_odd) = (c & EVEN | (d & EVEN) << 8, c >> 8 & EVEN | d & !EVEN);
+    let joined = |ab: u32, cd: u32| (ab & 0xffff | cd << 16, ab >> 16 | cd & 0xffff_0000);
+    let ((first, third), (second, fourth)) = (joined(ab_even, cd_even), joined(ab_odd, cd_odd));
+    [first, second, third, fourth]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn words_have_the_quads_of_the_order() {
+        let q: [i8; GROUP] = std::array::from_fn(|i| (8 * i) as u8 as i8);
+        for order in [Order::Along, Order::Across] {
+            assert_eq!(words(&q, order), order.quads(&q).map(|quad| u32::from_le_bytes(quad.map(|q| q as u8))));
+        }
     }
 }

@@ -16,8 +16,28 @@ pub(crate) const ROWS: usize = 16;
 /// Bytes of codes per group of 32 inputs.
 pub(crate) const GROUP_CODES: usize = GROUP * ROWS;
 
-/// The codes of one group: `[8 quads of inputs][16 rows][4 inputs]`.
+/// The codes of one group: `[8 quads of inputs][16 rows][4 inputs]`; [`Order`] says which inputs.
 pub(crate) type Codes = [u8; GROUP_CODES];
+
+/// Which four inputs of a group a quad has. Sums are exact, so the order is each format's own choice; the activations follow.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Order {
+    /// Quad `q` has inputs `4 q` to `4 q + 3`.
+    Along,
+    /// Quad `q` has inputs `q`, `8 + q`, `16 + q` and `24 + q`.
+    Across,
+}
+
+impl Order {
+    /// The quads of a group.
+    #[inline(always)]
+    pub fn quads<T: Copy>(self, group: &[T; GROUP]) -> [[T; 4]; GROUP / 4] {
+        match self {
+            Order::Along => std::array::from_fn(|q| std::array::from_fn(|i| group[4 * q + i])),
+            Order::Across => std::array::from_fn(|q| std::array::from_fn(|i| group[8 * i + q])),
+        }
+    }
+}
 
 /// A tile; see the module's description. `groups` = inputs / 32.
 pub(crate) struct Tile {
@@ -81,6 +101,14 @@ impl Tile {
         format::load_tile(isa, ty, rows, tile);
     }
 
+    /// Takes the bias out of the codes, all of which fit signed bytes.
+    pub fn make_signed(&mut self) {
+        let bias = std::mem::take(&mut self.bias) as u8;
+        if bias != 0 {
+            self.codes.as_mut_slice().iter_mut().for_each(|code| *code = code.wrapping_sub(bias));
+        }
+    }
+
     /// Codes of all groups.
     #[inline]
     pub fn codes(&self) -> &[Codes] {
@@ -103,12 +131,12 @@ impl Tile {
 }
 
 impl TileMut<'_> {
-    /// Stores the 32 codes (bias added) of weight row `row` in group `group`.
+    /// Stores the 32 codes (bias added) of weight row `row` in group `group`, in the order of the format.
     #[inline(always)]
-    pub fn put(&mut self, group: usize, row: usize, codes: &[u8; GROUP]) {
-        let quads = self.codes[group].as_chunks_mut::<4>().0;
-        for (quad, four) in codes.as_chunks::<4>().0.iter().enumerate() {
-            quads[quad * ROWS + row] = *four;
+    pub fn put(&mut self, order: Order, group: usize, row: usize, codes: &[u8; GROUP]) {
+        let to = self.codes[group].as_chunks_mut::<4>().0;
+        for (quad, four) in order.quads(codes).into_iter().enumerate() {
+            to[quad * ROWS + row] = four;
         }
     }
 }

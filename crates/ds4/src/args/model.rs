@@ -26,7 +26,11 @@ pub struct BackendArgs {
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=1024))]
     pub threads: Option<u16>,
 
-    /// CPU instruction set: scalar, avx2, avx512 or neon [default: the best one this processor has]
+    /// Leave the CPU threads to the system; else each is bound to its core if there is one for every core
+    #[arg(long)]
+    pub cpu_free: bool,
+
+    /// CPU instruction set: scalar, avx2, avx512, amx or neon [default: the best one this processor has]
     #[arg(long, value_name = "SET")]
     pub cpu_features: Option<Isa>,
 

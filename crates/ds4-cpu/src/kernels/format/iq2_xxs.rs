@@ -7,7 +7,7 @@ pub(super) mod avx512;
 #[cfg(target_arch = "x86_64")]
 pub(in super::super) mod vbmi;
 
-use super::super::tile::{ROWS, TileMut};
+use super::super::tile::{Order, ROWS, TileMut};
 use super::f16_at;
 use ds4_gguf::quant::iq2_xxs::signs;
 use ds4_gguf::quant::iq2_xxs_grid::GRID;
@@ -31,7 +31,7 @@ pub(crate) fn load_tile(rows: &[&[u8]; ROWS], mut tile: TileMut<'_>) {
                     let signs = signs((upper >> (7 * octet)) as u8 & 127);
                     codes.as_chunks_mut::<8>().0[octet] = biased(magnitudes, signs).to_le_bytes();
                 }
-                tile.put(group, row, &codes);
+                tile.put(Order::Across, group, row, &codes);
             }
         }
     }
@@ -49,4 +49,50 @@ fn biased(magnitudes: u64, signs: u8) -> u64 {
     // No byte overflows: magnitudes are at most 43.
     let (plus, minus) = (43 * ONES + magnitudes, 43 * ONES - magnitudes);
     (plus & !mask) | (minus & mask)
+}
+
+#[cfg(all(test, target_arch = "x86_64"))]
+mod tests {
+    use super::super::super::isa::Isa;
+    use super::super::super::tile::GROUP_CODES;
+    use super::*;
+
+    const BLOCKS: usize = 3;
+
+    /// Codes and scales that a loader writes.
+    fn loaded(
+        rows: &[&[u8]; ROWS],
+        load: impl Fn(&[&[u8]; ROWS], TileMut<'_>),
+    ) -> (Vec<[u8; GROUP_CODES]>, Vec<[f32; ROWS]>) {
+        let mut codes = vec![[0xaa; GROUP_CODES]; 8 * BLOCKS];
+        let mut scales = vec![[f32::NAN; ROWS]; 8 * BLOCKS];
+        let (min_factors, min_scales) = (&mut [][..], &mut [][..]);
+        load(rows, TileMut { codes: &mut codes, scales: &mut scales, min_factors, min_scales });
+        (codes, scales)
+    }
+
+    /// A processor uses the best loader that it can; here each is asked.
+    #[test]
+    fn loaders_agree_on_random_blocks() {
+        let mut state = 1u32;
+        let mut bytes = vec![0u8; ROWS * BLOCKS * BLOCK_BYTES];
+        for byte in &mut bytes {
+            state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+            *byte = (state >> 24) as u8;
+        }
+        // Scales are numbers: infinities and the like would not equal themselves.
+        bytes.chunks_exact_mut(BLOCK_BYTES).for_each(|block| block[1] &= 0x3f);
+        let rows: [&[u8]; ROWS] =
+            std::array::from_fn(|row| &bytes[row * BLOCKS * BLOCK_BYTES..][..BLOCKS * BLOCK_BYTES]);
+        let expected = loaded(&rows, load_tile);
+        let isas: Vec<String> = Isa::available().iter().map(Isa::to_string).collect();
+        if isas.iter().any(|isa| isa == "avx512") {
+            // SAFETY: the processor has these instructions.
+            assert_eq!(loaded(&rows, |rows, tile| unsafe { avx512::load_tile(rows, tile) }), expected);
+            if vbmi::is_offered() {
+                // SAFETY: as above.
+                assert_eq!(loaded(&rows, |rows, tile| unsafe { vbmi::load_tile(rows, tile) }), expected);
+            }
+        }
+    }
 }

@@ -11,7 +11,7 @@ mod q8_0;
 #[cfg(target_arch = "x86_64")]
 use super::isa::Kind;
 use super::isa::{Isa, per_isa};
-use super::tile::{ROWS, TileMut};
+use super::tile::{Order, ROWS, TileMut};
 use ds4_gguf::TensorType;
 
 /// Whether integer products exist for weights of type `ty`.
@@ -26,6 +26,14 @@ pub(crate) fn bias(ty: TensorType) -> i32 {
         TensorType::IQ2_XXS => iq2_xxs::BIAS,
         TensorType::MXFP4 => mxfp4::BIAS,
         _ => 0,
+    }
+}
+
+/// The order of the inputs in the tiles of a format.
+pub(crate) fn order(ty: TensorType) -> Order {
+    match ty {
+        TensorType::IQ2_XXS => Order::Across,
+        _ => Order::Along,
     }
 }
 

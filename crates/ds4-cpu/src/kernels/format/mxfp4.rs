@@ -4,7 +4,7 @@
 #[cfg(target_arch = "x86_64")]
 pub(in super::super) mod avx512;
 
-use super::super::tile::{ROWS, TileMut};
+use super::super::tile::{Order, ROWS, TileMut};
 
 pub(crate) const BLOCK_BYTES: usize = 17;
 pub(crate) const BIAS: i32 = 12;
@@ -39,7 +39,7 @@ pub(crate) fn load_tile(rows: &[&[u8]; ROWS], mut tile: TileMut<'_>) {
                 codes[i] = biased_value(block[1 + i] & 15);
                 codes[i + 16] = biased_value(block[1 + i] >> 4);
             }
-            tile.put(group, row, &codes);
+            tile.put(Order::Along, group, row, &codes);
         }
     }
 }

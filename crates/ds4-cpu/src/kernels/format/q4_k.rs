@@ -5,7 +5,7 @@
 #[cfg(target_arch = "x86_64")]
 pub(super) mod avx512;
 
-use super::super::tile::{ROWS, TileMut};
+use super::super::tile::{Order, ROWS, TileMut};
 use super::f16_at;
 
 pub(crate) const BLOCK_BYTES: usize = 144;
@@ -40,7 +40,7 @@ pub(crate) fn load_tile(rows: &[&[u8]; ROWS], mut tile: TileMut<'_>) {
                 for i in 0..32 {
                     codes[i] = (bytes[i] >> shift) & 15;
                 }
-                tile.put(group, row, &codes);
+                tile.put(Order::Along, group, row, &codes);
             }
         }
     }

@@ -3,7 +3,7 @@
 #[cfg(target_arch = "x86_64")]
 pub(super) mod avx512;
 
-use super::super::tile::{ROWS, TileMut};
+use super::super::tile::{Order, ROWS, TileMut};
 use super::f16_at;
 
 pub(crate) const BLOCK_BYTES: usize = 34;
@@ -19,7 +19,7 @@ pub(crate) fn load_tile(rows: &[&[u8]; ROWS], mut tile: TileMut<'_>) {
                 // Adding 128 to a signed byte flips its top bit.
                 codes[i] = block[2 + i] ^ 0x80;
             }
-            tile.put(group, row, &codes);
+            tile.put(Order::Along, group, row, &codes);
         }
     }
 }

@@ -3,13 +3,13 @@
 //!
 //! Two whole blocks at a time. The table's rows, two bits per magnitude, fit eight registers, so that a few permutations
 //! look 64 indices up, which takes a fraction of the time of loading 64 rows of bytes. Products are then taken element by
-//! element of all 64 octets, whose codes need no more than a shift.
-
-// Arrays of registers are handled by index: iterator adapters are compiled without the vector extensions.
-#![allow(clippy::needless_range_loop)]
+//! element of all 64 octets.
 
 use super::super::activation::{GROUP, QuantizedRow};
-use super::super::format::iq2_xxs::vbmi::{BY_CODE, Grid, SIGN_BITS, WITH_PARITY, bytes_by};
+use super::super::format::iq2_xxs::{
+    BIAS,
+    vbmi::{Decoder, bytes_by, eighths},
+};
 use super::super::prefetch::prefetch;
 use super::PREFETCH;
 use super::partial::{GROUPS, Partial, ROWS, floats, half_at, turned};
@@ -47,21 +47,21 @@ pub(super) unsafe fn row(weights: &[u8], x: QuantizedRow<'_>, row: usize, partia
     let groups = x.d.len();
     let blocks = groups / 8;
     assert!(groups <= GROUPS && groups.is_multiple_of(8) && row < ROWS);
-    assert!(weights.len() == blocks * BLOCK_BYTES && x.q.len() == groups * GROUP);
+    assert!(weights.len() == blocks * BLOCK_BYTES && x.q.len() == groups * GROUP && x.sums.len() == groups * 2);
     let constants = Constants::load();
     for block in (0..blocks).step_by(2) {
         let at = weights[block * BLOCK_BYTES..].as_ptr();
         prefetch(at.wrapping_add(PREFETCH), 2 * BLOCK_BYTES);
         // SAFETY: block `block` of weights and activations exists, and the next one unless this is the last.
         let sums = unsafe {
-            let x = x.q.as_ptr().add(block * BLOCK);
+            let (q, sums_x) = (x.q.as_ptr().add(block * BLOCK), x.sums.as_ptr().add(block * 16));
             partial.d[block][row] = half_at(at);
             if block + 1 < blocks {
                 let second = at.add(BLOCK_BYTES);
                 partial.d[block + 1][row] = half_at(second);
-                constants.sums::<2>([at.add(CODES), second.add(CODES)], x)
+                constants.sums::<2>([at.add(CODES), second.add(CODES)], q, sums_x)
             } else {
-                constants.sums::<1>([at.add(CODES); 2], x)
+                constants.sums::<1>([at.add(CODES); 2], q, sums_x)
             }
         };
         // SAFETY: `GROUPS` is a multiple of sixteen, so there is room for two blocks; the store needs no alignment.
@@ -71,10 +71,8 @@ pub(super) unsafe fn row(weights: &[u8], x: QuantizedRow<'_>, row: usize, partia
 
 /// The tables in registers.
 struct Constants {
-    grid: Grid,
+    decoder: Decoder,
     indices: __m512i,
-    by_code: __m512i,
-    sign_bits: __m512i,
 }
 
 impl Constants {
@@ -82,48 +80,35 @@ impl Constants {
     #[inline]
     fn load() -> Constants {
         // SAFETY: 64 bytes; the load needs no alignment.
-        let bytes = |bytes: &[u8; 64]| unsafe { _mm512_loadu_si512(bytes.as_ptr().cast()) };
-        Constants {
-            grid: Grid::load(),
-            indices: bytes(&INDICES),
-            by_code: bytes(&BY_CODE),
-            sign_bits: bytes(&SIGN_BITS),
-        }
+        let indices = unsafe { _mm512_loadu_si512(INDICES.as_ptr().cast()) };
+        Constants { decoder: Decoder::load(), indices }
     }
 
     /// Of the groups of `BLOCKS` blocks, one or two, in turn: 16 times the sum plus the scale.
     ///
     /// # Safety
-    /// `groups` have the 64 bytes of a block's groups, `x` the 256 activations of each of the blocks.
+    /// `groups` have the 64 bytes of a block's groups, `x` the 256 activations of each of the blocks, `sums` their 16 sums.
     #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512vnni,avx512vbmi,gfni")]
     #[inline]
-    unsafe fn sums<const BLOCKS: usize>(&self, groups: [*const u8; 2], x: *const i8) -> __m512i {
+    unsafe fn sums<const BLOCKS: usize>(&self, groups: [*const u8; 2], x: *const i8, sums: *const i16) -> __m512i {
         // SAFETY: the caller's promise; the loads need no alignment.
         let groups = unsafe { [_mm512_loadu_si512(groups[0].cast()), _mm512_loadu_si512(groups[1].cast())] };
-        // A byte per octet: the codes of its two halves, and its eight signs.
         let index = _mm512_permutex2var_epi8(groups[0], self.indices, groups[1]);
-        let halves = [self.grid.look_up(index, 0), self.grid.look_up(index, 4)];
         let odd = _mm512_setr_epi32(1, 3, 5, 7, 9, 11, 13, 15, 17, 19, 21, 23, 25, 27, 29, 31);
         let words = _mm512_permutex2var_epi32(groups[0], odd, groups[1]);
-        let signs = _mm512_multishift_epi64_epi8(self.sign_bits, words);
-        let signs = _mm512_gf2p8affine_epi64_epi8::<0>(signs, _mm512_set1_epi64(WITH_PARITY));
-        // Octets without a block have no activations.
-        let loaded: __mmask64 = if BLOCKS == 2 { !0 } else { (1 << OCTETS) - 1 };
-        // One element of all octets at a time: four octets are a group, and a lane.
-        let mut sums = [_mm512_setzero_si512(); 2];
-        for half in 0..2 {
-            let codes = halves[half];
-            let planes =
-                [codes, _mm512_srli_epi16::<2>(codes), _mm512_srli_epi16::<4>(codes), _mm512_srli_epi16::<6>(codes)];
-            for e in 0..4 {
-                let element = 4 * half + e;
-                let magnitudes = _mm512_permutexvar_epi8(planes[e], self.by_code);
-                // SAFETY: the caller's promise; the load needs no alignment.
-                let x = unsafe { _mm512_maskz_loadu_epi8(loaded, x.add(element * OCTETS * BLOCKS)) };
-                let negative = _mm512_test_epi8_mask(signs, _mm512_set1_epi8(1 << element));
-                let x = _mm512_mask_sub_epi8(x, negative, _mm512_setzero_si512(), x);
-                sums[half] = _mm512_dpbusd_epi32(sums[half], magnitudes, x);
-            }
+        let values = self.decoder.values(index, self.decoder.signs(words));
+        // Octets without a block have no activations, and no sums of them.
+        let octets: __mmask64 = if BLOCKS == 2 { !0 } else { (1 << OCTETS) - 1 };
+        // SAFETY: the caller's promise; the load needs no alignment.
+        let sums_x = unsafe { _mm512_maskz_loadu_epi16(octets as u32, sums) };
+        // What the bias of the values adds goes first. Then one element of all octets at a time: four octets are a group,
+        // and a lane.
+        let correction = _mm512_madd_epi16(sums_x, _mm512_set1_epi16(-BIAS as i16));
+        let mut sums = [correction, _mm512_setzero_si512()];
+        for element in 0..8 {
+            // SAFETY: the caller's promise; the load needs no alignment.
+            let x = unsafe { _mm512_maskz_loadu_epi8(octets, x.add(element * OCTETS * BLOCKS)) };
+            sums[element / 4] = _mm512_dpbusd_epi32(sums[element / 4], values[element], x);
         }
         // A sum has at most 19 bits, so four more fit.
         let sum = _mm512_add_epi32(sums[0], sums[1]);
@@ -137,7 +122,7 @@ impl Constants {
 /// As for [`super::Kernel::finish`].
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512vnni")]
 pub(super) unsafe fn finish(partial: &Partial, d_x: &[f32], acc: &mut [f32; ROWS]) {
-    let (quarter, eighth) = (_mm512_set1_ps(0.25), _mm512_set1_ps(0.125));
+    let eighths = eighths();
     // SAFETY: sixteen floats; the load needs no alignment.
     let mut total = unsafe { _mm512_loadu_ps(acc.as_ptr()) };
     for (part, d_x) in d_x.chunks(16).enumerate() {
@@ -146,9 +131,8 @@ pub(super) unsafe fn finish(partial: &Partial, d_x: &[f32], acc: &mut [f32; ROWS
             let d = floats(&partial.d[2 * part + half]);
             for (k, d_x) in d_x.iter().enumerate() {
                 let packed = sums[8 * half + k];
-                let s = _mm512_cvtepi32_ps(_mm512_and_si512(packed, _mm512_set1_epi32(15)));
-                // d (2 s + 1) / 8; only the product with the activations' scale is rounded.
-                let scale = _mm512_mul_ps(d, _mm512_fmadd_ps(s, quarter, eighth));
+                // d (2 s + 1) / 8, the lowest four bits choosing; only the product with the activations' scale is rounded.
+                let scale = _mm512_mul_ps(d, _mm512_permutexvar_ps(packed, eighths));
                 let scale = _mm512_mul_ps(scale, _mm512_set1_ps(*d_x));
                 let sum = _mm512_cvtepi32_ps(_mm512_srai_epi32::<4>(packed));
                 total = _mm512_fmadd_ps(sum, scale, total);

@@ -1,4 +1,4 @@
-//! Products with one activation row, straight from the weights' blocks: decoding a token reads every weight
+//! Products with one activation row or two, straight from the weights' blocks: decoding a token reads every weight
 //! once, so this path is made to run at the speed of memory.
 //!
 //! Two passes over sixteen weight rows. The first takes one row after the other, in the order in which they lie in
@@ -16,10 +16,11 @@ mod q2_k;
 mod q4_k;
 mod q8_0;
 
-use super::activation::{GROUP, QuantizedRow};
+use super::activation::{GROUP, QuantizedRow, QuantizedRows};
 use super::aligned::AlignedVec;
 use super::isa::{Isa, Kind};
-use super::matrix::Matrix;
+use super::matrix::{Matrix, Rows};
+use super::out::OutCols;
 use ds4_gguf::TensorType;
 use partial::{GROUPS, Partial, ROWS};
 use std::cell::RefCell;
@@ -66,59 +67,83 @@ fn kernel(isa: Isa, ty: TensorType) -> Option<Kernel> {
     }
 }
 
+/// Most activation rows that are done one after the other, while the weights are at hand: two are done sooner like this than
+/// tiles are decoded.
+const MOST: usize = 2;
+
 /// Memory kept from call to call.
 struct Scratch {
     partial: Box<Partial>,
-    /// The arranged codes of the activations.
-    arranged: AlignedVec<i8>,
+    /// The arranged codes of the activation rows.
+    arranged: [AlignedVec<i8>; MOST],
 }
 
 thread_local! {
-    static SCRATCH: RefCell<Scratch> =
-        RefCell::new(Scratch { partial: Box::new(Partial::new()), arranged: AlignedVec::new() });
+    static SCRATCH: RefCell<Scratch> = RefCell::new(Scratch {
+        partial: Box::new(Partial::new()),
+        arranged: std::array::from_fn(|_| AlignedVec::new()),
+    });
 }
 
-/// `y[i]` = row `out_rows.start + i` of `w` times `x`; `false`, and nothing done, where there is no such kernel.
+/// `y[output row][i]` = row `out_rows.start + i` of `w` times the activation row, for the `n` results of `rows`; `false`, and
+/// nothing done, where there is no such kernel or there are too many rows for it.
 ///
 /// # Panics
 /// Shapes do not fit.
-pub(super) fn multiply(isa: Isa, w: &Matrix<'_>, out_rows: Range<usize>, x: QuantizedRow<'_>, y: &mut [f32]) -> bool {
-    let Some(kernel) = kernel(isa, w.ty()) else { return false };
-    assert!(x.q.len() == w.cols() && out_rows.end <= w.rows() && out_rows.len() == y.len());
+pub(super) fn multiply(
+    isa: Isa,
+    w: &Matrix<'_>,
+    out_rows: Range<usize>,
+    x: &QuantizedRows,
+    (rows, n): (Rows<'_>, usize),
+    y: &mut OutCols<'_>,
+) -> bool {
+    let Some(kernel) = kernel(isa, w.ty()).filter(|_| n <= MOST) else { return false };
+    assert!(x.cols() == w.cols() && out_rows.end <= w.rows() && out_rows.len() == y.cols());
     SCRATCH.with_borrow_mut(|Scratch { partial, arranged }| {
-        arranged.resize(w.cols());
-        (kernel.arrange)(x.q, arranged.as_mut_slice());
-        let x = QuantizedRow { q: arranged.as_slice(), ..x };
-        for (first, y) in out_rows.step_by(ROWS).zip(y.chunks_mut(ROWS)) {
-            let mut acc = [0.0; ROWS];
-            sixteen(kernel, w, first..first + y.len(), x, partial, &mut acc);
-            y.copy_from_slice(&acc[..y.len()]);
+        let mut operands = [QuantizedRow::default(); MOST];
+        for (i, (operand, arranged)) in operands.iter_mut().zip(arranged).enumerate().take(n) {
+            let x = x.row(rows.get(i).0);
+            arranged.resize(w.cols());
+            (kernel.arrange)(x.q, arranged.as_mut_slice());
+            *operand = QuantizedRow { q: arranged.as_slice(), ..x };
+        }
+        for first in (0..out_rows.len()).step_by(ROWS) {
+            let end = out_rows.len().min(first + ROWS);
+            let mut acc = [[0.0; ROWS]; MOST];
+            sixteen(kernel, w, out_rows.start + first..out_rows.start + end, &operands[..n], partial, &mut acc);
+            for (i, acc) in acc.iter().enumerate().take(n) {
+                y.row_mut(rows.get(i).1)[first..end].copy_from_slice(&acc[..end - first]);
+            }
         }
     });
     true
 }
 
-/// Up to sixteen weight rows times the activations (with arranged codes).
+/// Up to sixteen weight rows times activation rows (with arranged codes), of which there are no more than accumulators.
 fn sixteen(
     kernel: Kernel,
     w: &Matrix<'_>,
     rows: Range<usize>,
-    x: QuantizedRow<'_>,
+    x: &[QuantizedRow<'_>],
     partial: &mut Partial,
-    acc: &mut [f32; ROWS],
+    acc: &mut [[f32; ROWS]],
 ) {
     assert!(rows.len() <= ROWS);
     let bytes_to = |group: usize| group * GROUP / w.ty().block_len() * w.ty().block_bytes();
-    for first in (0..x.d.len()).step_by(GROUPS) {
-        let groups = (x.d.len() - first).min(GROUPS);
-        let x = x.slice(first, groups);
-        for (i, row) in rows.clone().enumerate() {
-            let bytes = &w.row(row)[bytes_to(first)..bytes_to(first + groups)];
-            // SAFETY: `kernel` found the instructions; the bytes are those of `groups` groups, which are whole blocks
-            // since `GROUPS` is, and at most `GROUPS`; `i` is below `ROWS`.
-            unsafe { (kernel.row)(bytes, x, i, partial) };
+    let all = w.cols() / GROUP;
+    for first in (0..all).step_by(GROUPS) {
+        let groups = (all - first).min(GROUPS);
+        let bytes = bytes_to(first)..bytes_to(first + groups);
+        for (x, acc) in x.iter().zip(&mut *acc) {
+            let x = x.slice(first, groups);
+            for (i, row) in rows.clone().enumerate() {
+                // SAFETY: `kernel` found the instructions; the bytes are those of `groups` groups, which are whole blocks
+                // since `GROUPS` is, and at most `GROUPS`; `i` is below `ROWS`.
+                unsafe { (kernel.row)(&w.row(row)[bytes.clone()], x, i, partial) };
+            }
+            // SAFETY: as above. The places of rows beyond the last hold old numbers, whose results nobody reads.
+            unsafe { (kernel.finish)(partial, x.d, acc) };
         }
-        // SAFETY: as above. The places of rows beyond the last hold old numbers, whose results nobody reads.
-        unsafe { (kernel.finish)(partial, x.d, acc) };
     }
 }

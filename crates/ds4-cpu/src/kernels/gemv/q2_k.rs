@@ -2,9 +2,6 @@
 //! 2-bit codes, f16 `d`, f16 `dmin`. The codes are four planes; plane `j` has group `j` in the first 32 bytes and group
 //! `4 + j` in the others.
 
-// Arrays of registers are handled by index: iterator adapters are compiled without the vector extensions.
-#![allow(clippy::needless_range_loop)]
-
 use super::super::activation::{GROUP, QuantizedRow};
 use super::super::prefetch::prefetch;
 use super::PREFETCH;
@@ -41,71 +38,108 @@ pub(super) unsafe fn row(weights: &[u8], x: QuantizedRow<'_>, row: usize, partia
     let blocks = groups / 8;
     assert!(groups <= GROUPS && groups.is_multiple_of(8) && row < ROWS);
     assert!(weights.len() == blocks * BLOCK_BYTES && x.q.len() == groups * GROUP && x.sums.len() == groups * 2);
-    let two_bits = _mm512_set1_epi8(3);
-    let nibble = _mm_set1_epi8(15);
-    // Sub-block of the 128-bit lane l in plane j: 2 j + l for the first half, 8 more for the second. Its scale goes to
-    // the lower 16 bits of all 32-bit lanes; 0x80 gives a zero.
-    let (low, high) = (0x8080_8000u32 as i32, 0x8080_8001u32 as i32);
-    let of_plane_0 = _mm512_setr_epi32(
-        low,
-        low,
-        low,
-        low,
-        high,
-        high,
-        high,
-        high,
-        low + 8,
-        low + 8,
-        low + 8,
-        low + 8,
-        high + 8,
-        high + 8,
-        high + 8,
-        high + 8,
-    );
-    let next_plane = _mm512_set1_epi32(2);
-    // First halves of groups 0 to 7, then second halves.
-    let first = _mm512_setr_epi64(0, 1, 4, 5, 2, 3, 6, 7);
-    for block in 0..blocks {
-        let at = weights[block * BLOCK_BYTES..].as_ptr();
-        prefetch(at.wrapping_add(PREFETCH), BLOCK_BYTES);
-        // SAFETY: the block has 84 bytes; no load needs alignment.
-        let (packed, codes) = unsafe { (_mm_loadu_si128(at.cast()), _mm512_loadu_si512(at.add(CODES).cast())) };
-        // SAFETY: as above.
-        unsafe {
-            partial.d[block][row] = half_at(at.add(D));
-            partial.dmin[block][row] = half_at(at.add(DMIN));
-        }
-        let scales = _mm512_broadcast_i32x4(_mm_and_si128(packed, nibble));
-        let planes =
-            [codes, _mm512_srli_epi16::<2>(codes), _mm512_srli_epi16::<4>(codes), _mm512_srli_epi16::<6>(codes)];
-        let mut place = of_plane_0;
-        let mut sums = [_mm512_setzero_si512(); 4];
-        for j in 0..4 {
-            // SAFETY: block `block` of the activations has 256 codes; the load needs no alignment.
-            let x = unsafe { _mm512_loadu_si512(x.q.as_ptr().add(block * BLOCK + 64 * j).cast()) };
-            let sum = _mm512_dpbusd_epi32(_mm512_setzero_si512(), _mm512_and_si512(planes[j], two_bits), x);
-            // Four products fit 16 bits; the upper half of the lane is multiplied by zero.
-            sums[j] = _mm512_madd_epi16(sum, _mm512_shuffle_epi8(scales, place));
-            place = _mm512_add_epi32(place, next_plane);
-        }
-        // Partial sums of four planes per 128-bit lane become one register's.
-        let [a, b, c, d] = sums;
-        let ab = _mm512_add_epi32(_mm512_unpacklo_epi32(a, b), _mm512_unpackhi_epi32(a, b));
-        let cd = _mm512_add_epi32(_mm512_unpacklo_epi32(c, d), _mm512_unpackhi_epi32(c, d));
-        let halves = _mm512_add_epi32(_mm512_unpacklo_epi64(ab, cd), _mm512_unpackhi_epi64(ab, cd));
-        let halves = _mm512_permutexvar_epi64(first, halves);
-        let sum = _mm256_add_epi32(_mm512_castsi512_si256(halves), _mm512_extracti64x4_epi64::<1>(halves));
-        let mins = _mm256_cvtepu8_epi16(_mm_and_si128(_mm_srli_epi16::<4>(packed), nibble));
-        // SAFETY: a block has 16 sums of activations, and `8 block + 8 <= groups <= GROUPS`; nothing needs alignment.
-        unsafe {
-            let of_x = _mm256_loadu_si256(x.sums.as_ptr().add(16 * block).cast());
-            let min_sum = _mm256_madd_epi16(mins, of_x);
-            _mm256_storeu_si256(partial.sums[row].as_mut_ptr().add(8 * block).cast(), sum);
-            _mm256_storeu_si256(partial.min_sums[row].as_mut_ptr().add(8 * block).cast(), min_sum);
+    let constants = Constants::load();
+    for block in (0..blocks).step_by(2) {
+        prefetch(weights[block * BLOCK_BYTES..].as_ptr().wrapping_add(PREFETCH), 2 * BLOCK_BYTES);
+        let mut one = |block: usize| {
+            // SAFETY: block `block` of weights, of activations and of their sums exists; there is room for eight groups
+            // from `8 block`, since `8 blocks <= groups <= GROUPS`; the store needs no alignment.
+            unsafe {
+                let at = weights.as_ptr().add(block * BLOCK_BYTES);
+                partial.d[block][row] = half_at(at.add(D));
+                partial.dmin[block][row] = half_at(at.add(DMIN));
+                let (q, sums) = (x.q.as_ptr().add(block * BLOCK), x.sums.as_ptr().add(block * 16));
+                let (sum, min_sum) = constants.sums(at, q, sums);
+                _mm256_storeu_si256(partial.min_sums[row].as_mut_ptr().add(8 * block).cast(), min_sum);
+                sum
+            }
+        };
+        let halves = [one(block), if block + 1 < blocks { one(block + 1) } else { _mm512_setzero_si512() }];
+        let sums = constants.joined(halves);
+        // SAFETY: `GROUPS` is a multiple of sixteen, so there is room for two blocks; the store needs no alignment.
+        unsafe { _mm512_storeu_si512(partial.sums[row].as_mut_ptr().add(8 * block).cast(), sums) };
+    }
+}
+
+/// What all blocks need, in registers.
+struct Constants {
+    /// Where the scales of planes 0 and 1, and of 2 and 3, stand: as 16-bit numbers, those of two planes in turn for the
+    /// four sums that each has in a 128-bit lane. That lane `l` has sub-block `2 j + l` of plane `j`, 8 more in the second
+    /// half.
+    scales: [__m512i; 2],
+    /// The first halves of the groups of two blocks, and the second ones.
+    first: __m512i,
+    second: __m512i,
+}
+
+impl Constants {
+    #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512vnni")]
+    #[inline]
+    fn load() -> Constants {
+        // SAFETY: 64 bytes; the load needs no alignment.
+        let register = |bytes: &[u8; 64]| unsafe { _mm512_loadu_si512(bytes.as_ptr().cast()) };
+        Constants {
+            scales: [register(&SCALES[0]), register(&SCALES[1])],
+            first: _mm512_setr_epi64(0, 1, 4, 5, 8, 9, 12, 13),
+            second: _mm512_setr_epi64(2, 3, 6, 7, 10, 11, 14, 15),
         }
     }
+
+    /// Of a block: the sums of products of its sub-blocks, in the order that [`Constants::joined`] takes, and the sums of
+    /// minima of its groups.
+    ///
+    /// # Safety
+    /// There are 84 bytes of weights, 256 activations and 16 sums of them.
+    #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512vnni")]
+    #[inline]
+    unsafe fn sums(&self, block: *const u8, x: *const i8, sums: *const i16) -> (__m512i, __m256i) {
+        let nibble = _mm_set1_epi8(15);
+        // SAFETY: the caller's promise; no load needs alignment.
+        let (packed, codes) = unsafe { (_mm_loadu_si128(block.cast()), _mm512_loadu_si512(block.add(CODES).cast())) };
+        let dot = |codes: __m512i, plane: usize| {
+            // SAFETY: the caller's promise; the load needs no alignment.
+            let x = unsafe { _mm512_loadu_si512(x.add(64 * plane).cast()) };
+            _mm512_dpbusd_epi32(_mm512_setzero_si512(), _mm512_and_si512(codes, _mm512_set1_epi8(3)), x)
+        };
+        let (a, b) = (dot(codes, 0), dot(_mm512_srli_epi16::<2>(codes), 1));
+        let (c, d) = (dot(_mm512_srli_epi16::<4>(codes), 2), dot(_mm512_srli_epi16::<6>(codes), 3));
+        // Four products fit 16 bits: two planes share a register, and the multiplication adds pairs.
+        let scales = _mm512_broadcast_i32x4(_mm_and_si128(packed, nibble));
+        let scaled = |a: __m512i, b: __m512i, place: __m512i| {
+            _mm512_madd_epi16(_mm512_packs_epi32(a, b), _mm512_shuffle_epi8(scales, place))
+        };
+        let (ab, cd) = (scaled(a, b, self.scales[0]), scaled(c, d, self.scales[1]));
+        let (ab, cd) = (_mm512_castsi512_ps(ab), _mm512_castsi512_ps(cd));
+        let even = _mm512_castps_si512(_mm512_shuffle_ps::<0x88>(ab, cd));
+        let odd = _mm512_castps_si512(_mm512_shuffle_ps::<0xdd>(ab, cd));
+        let mins = _mm256_cvtepu8_epi16(_mm_and_si128(_mm_srli_epi16::<4>(packed), nibble));
+        // SAFETY: the caller's promise; the load needs no alignment.
+        let min_sums = _mm256_madd_epi16(mins, unsafe { _mm256_loadu_si256(sums.cast()) });
+        (_mm512_add_epi32(even, odd), min_sums)
+    }
+
+    /// The sums of the groups of two blocks. Of each block, the 128-bit lane `2 h + s` has sub-block `s` of the groups
+    /// `4 h` to `4 h + 3`.
+    #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512vnni")]
+    #[inline]
+    fn joined(&self, [a, b]: [__m512i; 2]) -> __m512i {
+        _mm512_add_epi32(_mm512_permutex2var_epi64(a, self.first, b), _mm512_permutex2var_epi64(a, self.second, b))
+    }
+}
+
+/// See [`Constants::scales`]; a top bit gives a zero.
+static SCALES: [[u8; 64]; 2] = [places(0), places(2)];
+
+const fn places(plane: usize) -> [u8; 64] {
+    let mut places = [0x80; 64];
+    let mut word = 0;
+    while word < 32 {
+        // Eight words per lane, the first four of the first plane.
+        let (lane, plane) = (word / 8, plane + word % 8 / 4);
+        places[2 * word] = (lane / 2 * 8 + 2 * plane + lane % 2) as u8;
+        word += 1;
+    }
+    places
 }
 
 /// See [`super::Kernel`].

@@ -9,10 +9,10 @@ use super::super::tile::{GROUP_CODES, ROWS, Tile};
 use super::Sums;
 use std::arch::x86_64::*;
 
-/// See [`super::multiply`].
+/// See [`super::Loop::multiply`].
 ///
 /// # Safety
-/// The lengths are those that `super::multiply` checks.
+/// The lengths are those that `super::Loop::multiply` checks.
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512vnni")]
 pub(super) unsafe fn multiply(tiles: &[Tile], x: Block<'_>, acc: &mut [Sums]) {
     // SAFETY: the caller's promise.

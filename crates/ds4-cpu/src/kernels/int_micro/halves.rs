@@ -4,7 +4,7 @@
 /// Weight rows done together.
 pub(super) const HALF: usize = 8;
 
-/// Defines `multiply` (see [`super::multiply`]) from these items of the surrounding module, compiled for `$features`:
+/// Defines `multiply` (see [`super::Loop::multiply`]) from these items of the surrounding module, compiled for `$features`:
 ///
 /// - `Ints`, `Floats`: eight 32-bit numbers; `Weights`: eight rows of four codes; `Quad`: four codes of up to four rows
 /// - `start(i32) -> Ints`, `ints_to_floats(Ints) -> Floats`, `scaled(Floats, f32) -> Floats`
@@ -15,10 +15,10 @@ pub(super) const HALF: usize = 8;
 /// - `min_sums(*const i32, i32) -> Ints`: eight pairs of factors times one pair of sums
 macro_rules! multiply_by_halves {
     ($features:literal) => {
-        /// See [`super::multiply`].
+        /// See [`super::Loop::multiply`].
         ///
         /// # Safety
-        /// The lengths are those that `super::multiply` checks.
+        /// The lengths are those that `super::Loop::multiply` checks.
         #[target_feature(enable = $features)]
         pub(super) unsafe fn multiply(tiles: &[Tile], x: Block<'_>, acc: &mut [Sums]) {
             for (t, tile) in tiles.iter().enumerate() {

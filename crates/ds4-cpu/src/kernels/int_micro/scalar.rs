@@ -4,7 +4,7 @@ use super::super::panel::{Block, QUADS, WORDS};
 use super::super::tile::{Minima, ROWS, Tile};
 use super::Sums;
 
-/// See [`super::multiply`].
+/// See [`super::Loop::multiply`].
 pub(super) fn multiply(tiles: &[Tile], x: Block<'_>, acc: &mut [Sums]) {
     let n = x.rows;
     for (r, acc) in acc.iter_mut().enumerate() {

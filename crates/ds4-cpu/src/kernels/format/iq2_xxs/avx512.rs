@@ -36,6 +36,9 @@ pub(in super::super) fn load_tile(rows: &[&[u8]; ROWS], tile: TileMut<'_>) {
         // SAFETY: sixty-four bytes, unaligned.
         unsafe { _mm512_loadu_si512(part.as_ptr().cast()) }
     });
+    let low_bytes = _mm512_set1_epi16(0xff);
+    // 43 plus the magnitude of the code in the lower two bits, then minus it.
+    let values = _mm512_broadcast_i32x4(_mm_setr_epi8(51, 68, 86, 43, 35, 18, 0, 43, 0, 0, 0, 0, 0, 0, 0, 0));
     let codes = tile.codes.as_chunks_mut::<8>().0;
     let scales = tile.scales.as_chunks_mut::<8>().0;
     for (block, (codes, scales)) in codes.iter_mut().zip(scales).enumerate() {
@@ -50,31 +53,33 @@ pub(in super::super) fn load_tile(rows: &[&[u8]; ROWS], tile: TileMut<'_>) {
                 store_scales(&mut scales[g], _mm512_mul_ps(scale, _mm512_set1_ps(0.125)));
 
                 let signs = sign_bytes(upper);
-                for half in 0..2 {
-                    // The grid rows of two octets: four quads of four 2-bit codes.
-                    let rows = look_up(&grid, indices, half);
-                    for octet in 0..2 {
-                        let sign = repeat_byte(signs, 2 * half + octet);
-                        for quad in 0..2 {
-                            let value = biased_magnitudes(repeat_byte(rows, 2 * octet + quad));
-                            let bits = _mm512_set1_epi32(0x0804_0201 << (4 * quad));
-                            let negative = _mm512_test_epi8_mask(sign, bits);
-                            // 43 + m becomes 43 - m.
-                            let value = _mm512_mask_sub_epi8(value, negative, _mm512_set1_epi8(86), value);
-                            store_quad(&mut codes[g], 4 * half + 2 * octet + quad, value);
-                        }
-                    }
+                // The grid rows of octets 0 and 2, and of 1 and 3; then of all four octets the lower and the upper byte.
+                let (even, odd) = (look_up(&grid, indices, 0), look_up(&grid, indices, 1));
+                let lower = _mm512_ternarylogic_epi32::<0xca>(low_bytes, even, _mm512_slli_epi16::<8>(odd));
+                let upper = _mm512_ternarylogic_epi32::<0xca>(low_bytes, _mm512_srli_epi16::<8>(even), odd);
+                for element in 0..8 {
+                    let bytes = if element < 4 { lower } else { upper };
+                    let code = _mm512_srlv_epi16(bytes, _mm512_set1_epi16(2 * (element % 4)));
+                    // Bit 2 takes the sign.
+                    let sign = if element < 2 {
+                        _mm512_sllv_epi16(signs, _mm512_set1_epi16(2 - element))
+                    } else {
+                        _mm512_srlv_epi16(signs, _mm512_set1_epi16(element - 2))
+                    };
+                    let choice = _mm512_ternarylogic_epi32::<0xca>(_mm512_set1_epi8(4), sign, code);
+                    let value = _mm512_shuffle_epi8(values, _mm512_and_si512(choice, _mm512_set1_epi8(7)));
+                    store_quad(&mut codes[g], element as usize, value);
                 }
             }
         }
     }
 }
 
-/// Grid rows of the bytes `2 half` and `2 half + 1` of every 32-bit lane, in its two halves.
+/// Grid rows of the bytes `first` and `first + 2` of every 32-bit lane, in its two halves.
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512vnni")]
 #[inline]
-fn look_up(grid: &[__m512i; 8], indices: __m512i, half: usize) -> __m512i {
-    let base = if half == 0 { 0x8001_8000u32 } else { 0x8003_8002 } as i32;
+fn look_up(grid: &[__m512i; 8], indices: __m512i, first: i32) -> __m512i {
+    let base = 0x8002_8000u32 as i32 + 0x0001_0001 * first;
     let spread = _mm512_set4_epi32(base + 0x000c_000c, base + 0x0008_0008, base + 0x0004_0004, base);
     let index = _mm512_shuffle_epi8(indices, spread);
     let from = |i: usize| _mm512_permutex2var_epi16(grid[2 * i], index, grid[2 * i + 1]);
@@ -83,25 +88,6 @@ fn look_up(grid: &[__m512i; 8], indices: __m512i, half: usize) -> __m512i {
     let lower = _mm512_mask_mov_epi16(from(0), bit6, from(1));
     let upper = _mm512_mask_mov_epi16(from(2), bit6, from(3));
     _mm512_mask_mov_epi16(lower, bit7, upper)
-}
-
-/// Byte `byte` of every 32-bit lane, four times.
-#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512vnni")]
-#[inline]
-fn repeat_byte(words: __m512i, byte: usize) -> __m512i {
-    let index = |word: i32| (byte as i32 + 4 * word) * 0x0101_0101;
-    _mm512_shuffle_epi8(words, _mm512_set4_epi32(index(3), index(2), index(1), index(0)))
-}
-
-/// In every 32-bit lane, byte `k` becomes 43 plus the magnitude of its bits `2 k` and `2 k + 1`.
-#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512vnni")]
-#[inline]
-fn biased_magnitudes(bytes: __m512i) -> __m512i {
-    let own_bits = _mm512_and_si512(bytes, _mm512_set1_epi32(0xc030_0c03u32 as i32));
-    // The upper two bytes move down to where the lower two have their bits: 0..4 or 0..16 in steps of 4.
-    let low_bits = _mm512_srlv_epi16(own_bits, _mm512_set1_epi32(0x0004_0000));
-    let table = _mm_setr_epi8(51, 68, 86, 0, 68, 0, 0, 0, 86, 0, 0, 0, 0, 0, 0, 0);
-    _mm512_shuffle_epi8(_mm512_broadcast_i32x4(table), low_bits)
 }
 
 /// The four 7-bit sign codes of every 32-bit lane as bytes whose top bit makes the number of ones even.

@@ -1,5 +1,5 @@
 //! IQ2_XXS with the byte permutations of AVX-512 VBMI and the bit matrices of GFNI (Ice Lake, Zen 4 and later): a few
-//! instructions look the indices of sixteen rows up at once, and a code and its sign together choose the value.
+//! instructions look 64 indices up at once, and the code of an element and its sign together choose the value.
 
 // Arrays of registers are handled by index: iterator adapters are compiled without the vector extensions.
 #![allow(clippy::needless_range_loop)]
@@ -13,7 +13,14 @@ use std::arch::x86_64::*;
 /// The magnitudes that two bits stand for; the fourth does not occur.
 const MAGNITUDES: [u8; 4] = [8, 25, 43, 0];
 
-/// The grid with two bits per magnitude, the first lowest: the lower bytes of the 256 rows, then the upper ones.
+/// Where the code of element `e`, of the first or last four, stands in a byte of [`PACKED`]. A byte permutation looks at
+/// six bits. The codes of elements 1 to 3 stand there, and not where the signs have the bit of the same element, so that
+/// only the code of element 0 has to be moved, by [`MOVE`], before the sign is put beside it.
+const PLACE: [u32; 4] = [6, 2, 4, 0];
+/// How far the code of element 0 moves down.
+const MOVE: u32 = 2;
+
+/// The grid with two bits per magnitude, at [`PLACE`]: of the first four elements of the 256 rows, then of the others.
 static PACKED: [[u8; 64]; 8] = packed();
 
 const fn packed() -> [[u8; 64]; 8] {
@@ -26,7 +33,7 @@ const fn packed() -> [[u8; 64]; 8] {
             while MAGNITUDES[code] != GRID[row][k] {
                 code += 1;
             }
-            packed[k / 4 * 4 + row / 64][row % 64] |= (code as u8) << (2 * (k % 4));
+            packed[k / 4 * 4 + row / 64][row % 64] |= (code as u8) << PLACE[k % 4];
             k += 1;
         }
         row += 1;
@@ -48,32 +55,21 @@ macro_rules! bytes_by {
 }
 pub(in super::super::super) use bytes_by;
 
-/// The magnitude that the lowest two bits stand for.
-pub(in super::super::super) static BY_CODE: [u8; 64] = bytes_by!(i => MAGNITUDES[i % 4]);
-/// Where the sign codes of two groups, 32 bits each, begin.
-pub(in super::super::super) static SIGN_BITS: [u8; 64] = bytes_by!(i => i % 8 / 4 * 32 + 7 * (i % 4));
-/// A matrix over bits: keeps the lower seven, and makes the eighth the parity of these.
-pub(in super::super::super) const WITH_PARITY: i64 = 0x0102_0408_1020_407f;
+/// For element `e` of four: the biased value that a code at its place and, in bit `e`, its sign stand for.
+static VALUES: [[u8; 64]; 4] =
+    [values(0, PLACE[0] - MOVE), values(1, PLACE[1]), values(2, PLACE[2]), values(3, PLACE[3])];
 
-/// For octet `o` of two rows, 32 bits each: where the code of element `i % 4` begins.
-static CODE_BITS: [[u8; 64]; 4] = [
-    bytes_by!(i => i % 8 / 4 * 32 + 2 * (i % 4)),
-    bytes_by!(i => i % 8 / 4 * 32 + 8 + 2 * (i % 4)),
-    bytes_by!(i => i % 8 / 4 * 32 + 16 + 2 * (i % 4)),
-    bytes_by!(i => i % 8 / 4 * 32 + 24 + 2 * (i % 4)),
-];
-/// For octet `o` of two rows: two bits before the sign of element `i % 4`, the first bit counting as the 65th.
-static BEFORE_SIGN: [[u8; 64]; 4] = [
-    bytes_by!(i => (62 + i % 8 / 4 * 32 + i % 4) % 64),
-    bytes_by!(i => 6 + i % 8 / 4 * 32 + i % 4),
-    bytes_by!(i => 14 + i % 8 / 4 * 32 + i % 4),
-    bytes_by!(i => 22 + i % 8 / 4 * 32 + i % 4),
-];
-/// The biased value that a code and, in bit 2, its sign stand for.
-static VALUES: [u8; 64] = bytes_by!(i => {
-    let magnitude = MAGNITUDES[i % 4] as i32;
-    if i & 4 == 0 { BIAS + magnitude } else { BIAS - magnitude }
-});
+const fn values(sign: u32, code: u32) -> [u8; 64] {
+    bytes_by!(i => {
+        let magnitude = MAGNITUDES[i >> code & 3] as i32;
+        if i >> sign & 1 == 0 { BIAS + magnitude } else { BIAS - magnitude }
+    })
+}
+
+/// Where the sign codes of two groups, 32 bits each, begin.
+static SIGN_BITS: [u8; 64] = bytes_by!(i => i % 8 / 4 * 32 + 7 * (i % 4));
+/// A matrix over bits: keeps the lower seven, and makes the eighth the parity of these.
+const WITH_PARITY: i64 = 0x0102_0408_1020_407f;
 
 /// Whether the processor has the instructions this needs beyond those of the AVX-512 set.
 pub(in super::super::super) fn is_offered() -> bool {
@@ -83,9 +79,8 @@ pub(in super::super::super) fn is_offered() -> bool {
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512vnni,avx512vbmi,gfni")]
 pub(in super::super) fn load_tile(rows: &[&[u8]; ROWS], tile: TileMut<'_>) {
     let columns = Columns::new(rows);
-    let grid = Grid::load();
-    let sign_bit = _mm512_set1_epi8(4);
-    let (values, sign_bits) = (register(&VALUES), register(&SIGN_BITS));
+    let decoder = Decoder::load();
+    let eighths = eighths();
     let codes = tile.codes.as_chunks_mut::<8>().0;
     let scales = tile.scales.as_chunks_mut::<8>().0;
     for (block, (codes, scales)) in codes.iter_mut().zip(scales).enumerate() {
@@ -95,29 +90,23 @@ pub(in super::super) fn load_tile(rows: &[&[u8]; ROWS], tile: TileMut<'_>) {
             let [indices, upper, indices2, upper2] = columns.words(at + 2 + 16 * pair);
             for (g, indices, upper) in [(2 * pair, indices, upper), (2 * pair + 1, indices2, upper2)] {
                 let s = _mm512_srli_epi32::<28>(upper);
-                let odd = _mm512_add_epi32(_mm512_add_epi32(s, s), _mm512_set1_epi32(1));
-                let scale = _mm512_mul_ps(d, _mm512_cvtepi32_ps(odd));
-                store_scales(&mut scales[g], _mm512_mul_ps(scale, _mm512_set1_ps(0.125)));
-
-                // A byte per octet: eight signs; four codes of two bits each for the first and for the second half.
-                let signs = _mm512_multishift_epi64_epi8(sign_bits, upper);
-                let signs = _mm512_gf2p8affine_epi64_epi8::<0>(signs, _mm512_set1_epi64(WITH_PARITY));
-                let halves =
-                    [(grid.look_up(indices, 0), signs), (grid.look_up(indices, 4), _mm512_srli_epi64::<4>(signs))];
-                for octet in 0..4 {
-                    let (code_bits, before_sign) = (register(&CODE_BITS[octet]), register(&BEFORE_SIGN[octet]));
-                    for half in 0..2 {
-                        let (words, signs) = halves[half];
-                        let code = _mm512_multishift_epi64_epi8(code_bits, words);
-                        let sign = _mm512_multishift_epi64_epi8(before_sign, signs);
-                        // The sign where `sign_bit` has a one, else the code.
-                        let choice = _mm512_ternarylogic_epi32::<0xca>(sign_bit, sign, code);
-                        store_quad(&mut codes[g], 2 * octet + half, _mm512_permutexvar_epi8(choice, values));
-                    }
+                store_scales(&mut scales[g], _mm512_mul_ps(d, _mm512_permutexvar_ps(s, eighths)));
+                let values = decoder.values(indices, decoder.signs(upper));
+                for element in 0..8 {
+                    store_quad(&mut codes[g], element, values[element]);
                 }
             }
         }
     }
+}
+
+/// `(2 s + 1) / 8` of the sixteen scales `s` of a group.
+#[target_feature(enable = "avx512f")]
+#[inline]
+pub(in super::super::super) fn eighths() -> __m512 {
+    _mm512_setr_ps(
+        0.125, 0.375, 0.625, 0.875, 1.125, 1.375, 1.625, 1.875, 2.125, 2.375, 2.625, 2.875, 3.125, 3.375, 3.625, 3.875,
+    )
 }
 
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512vnni,avx512vbmi,gfni")]
@@ -127,30 +116,54 @@ fn register(bytes: &[u8; 64]) -> __m512i {
     unsafe { _mm512_loadu_si512(bytes.as_ptr().cast()) }
 }
 
-/// The packed grid in registers.
-pub(in super::super::super) struct Grid([__m512i; 8]);
+/// The tables, in registers.
+pub(in super::super::super) struct Decoder {
+    grid: [__m512i; 8],
+    sign_bits: __m512i,
+}
 
-impl Grid {
+impl Decoder {
     #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512vnni,avx512vbmi,gfni")]
     #[inline]
-    pub fn load() -> Grid {
+    pub fn load() -> Decoder {
         let mut grid = [_mm512_setzero_si512(); 8];
         for i in 0..8 {
             grid[i] = register(&PACKED[i]);
         }
-        Grid(grid)
+        Decoder { grid, sign_bits: register(&SIGN_BITS) }
     }
 
-    /// The lower (`part` 0) or upper (`part` 4) bytes of the rows with these 64 indices.
+    /// A byte with the eight signs of each octet of sixteen groups, from the words with their sign codes.
     #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512vnni,avx512vbmi,gfni")]
     #[inline]
-    pub fn look_up(&self, index: __m512i, part: usize) -> __m512i {
-        // Seven bits of an index choose a byte in a pair of registers, the eighth the pair.
-        let [first, second, third, fourth] = [self.0[part], self.0[part + 1], self.0[part + 2], self.0[part + 3]];
-        _mm512_mask_blend_epi8(
-            _mm512_movepi8_mask(index),
-            _mm512_permutex2var_epi8(first, index, second),
-            _mm512_permutex2var_epi8(third, index, fourth),
-        )
+    pub fn signs(&self, words: __m512i) -> __m512i {
+        let codes = _mm512_multishift_epi64_epi8(self.sign_bits, words);
+        _mm512_gf2p8affine_epi64_epi8::<0>(codes, _mm512_set1_epi64(WITH_PARITY))
+    }
+
+    /// The values, [`BIAS`] added, of 64 octets with these indices and signs: the first elements of all, then the second
+    /// ones, and so on.
+    #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512vnni,avx512vbmi,gfni")]
+    #[inline]
+    pub fn values(&self, indices: __m512i, signs: __m512i) -> [__m512i; 8] {
+        let mut values = [_mm512_setzero_si512(); 8];
+        let upper = _mm512_movepi8_mask(indices);
+        for half in 0..2 {
+            // Seven bits of an index choose a byte in a pair of registers, the eighth the pair.
+            let grid = &self.grid[4 * half..];
+            let codes = _mm512_mask_blend_epi8(
+                upper,
+                _mm512_permutex2var_epi8(grid[0], indices, grid[1]),
+                _mm512_permutex2var_epi8(grid[2], indices, grid[3]),
+            );
+            let signs = if half == 0 { signs } else { _mm512_srli_epi16::<4>(signs) };
+            for e in 0..4 {
+                let codes = if e == 0 { _mm512_srli_epi16::<MOVE>(codes) } else { codes };
+                // The sign where the mask has a one, else the code.
+                let choice = _mm512_ternarylogic_epi32::<0xca>(_mm512_set1_epi8(1 << e), signs, codes);
+                values[4 * half + e] = _mm512_permutexvar_epi8(choice, register(&VALUES[e]));
+            }
+        }
+        values
     }
 }
