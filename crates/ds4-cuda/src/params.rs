@@ -94,8 +94,11 @@ params! {
     }
     DownOne { routed: Weight, shared: Weight, x: Rows, ids: u64, y: u64, used: u32, pad: u32 }
     ExpertTile {
-        routed: Weight, shared: Weight, x: Rows, y: u64, items: u64, item_count: u64, list: u64,
-        y_stride: u32, n_expert: u32, slots: u32, by_slot: u32,
+        w: [Weight; 2], y: [u64; 2], x: Rows, items: u64, item_count: u64, list: u64,
+        y_stride: u32, units: u32, slots: u32, by_slot: u32,
+    }
+    SortSlots {
+        ids: u64, list: u64, items: u64, item_count: u64, starts: u64, rows: u32, used: u32, n_expert: u32, columns: u32,
     }
     ExpertFloat {
         routed: Weight, shared: Weight, x: u64, y: u64, ids: u64, x_stride: u32, y_stride: u32, used: u32, rows: u32,
@@ -111,3 +114,18 @@ params! {
 
 /// Products in one launch.
 pub(crate) const MOST_PRODUCTS: usize = 7;
+
+impl Rows {
+    /// The rows from number `row` on.
+    pub fn from_row(mut self, row: usize) -> Self {
+        let row = row as u64;
+        let padded = row * u64::from(self.blocks) * 256;
+        self.f += row * u64::from(self.stride) * 4;
+        self.q += padded;
+        self.d += padded / 32 * 4;
+        self.s += padded / 16 * 4;
+        self.hi += padded * 2;
+        self.lo += padded * 2;
+        self
+    }
+}

@@ -4,14 +4,19 @@ use bytemuck::Zeroable;
 
 use super::executor::Executor;
 use super::is_int8;
-use super::linear::{Linear, TILE_MEMORY};
-use crate::device::DeviceError;
+use super::linear::Linear;
+use crate::device::{DeviceError, Memory};
 use crate::params;
 use crate::tensors::DeviceLayer;
 use crate::weights::{DeviceWeight, Storage};
 
 /// Rows of the batch up to which weights are read once for eight columns of an expert.
 const FEW: usize = 64;
+/// Most slots of an item of the kernels for larger batches, and rows of a matrix that a block computes.
+const TILE_COLUMNS: usize = 64;
+const TILE_ROWS: u32 = 256;
+/// Bytes of shared memory of these (`ExpertMemory`), where a block can have as much, and elsewhere.
+const TILE_MEMORY: [u32; 2] = [113 << 10, 89 << 10];
 
 /// The kernels by storage type of the routed experts.
 const GATE_UP: [&str; 8] = [
@@ -226,33 +231,78 @@ impl Executor {
         self.launch_with(DOWN_ONE[t.down_exps.storage.index()], grid, 512, shared, &down)
     }
 
+    /// Sorts the batch's routed slots by expert, in runs for large tiles; the most runs that can come of it.
+    fn sort(&self) -> Result<u32, DeviceError> {
+        let config = self.model.config();
+        let work = &self.work;
+        let sort = params::SortSlots {
+            ids: work.expert_ids.address(),
+            list: work.slot_list.address(),
+            items: work.items.address(),
+            item_count: work.item_count.address(),
+            starts: work.slot_starts.address(),
+            rows: self.batch.rows as u32,
+            used: config.n_expert_used as u32,
+            n_expert: config.n_expert as u32,
+            columns: TILE_COLUMNS as u32,
+        };
+        self.launch("expert_items", [1, 1, 1], 1024, &sort)?;
+        self.launch("expert_list", [config.n_expert as u32, 1, 1], 256, &sort)?;
+        let choices = self.batch.rows * config.n_expert_used;
+        // Every expert in use may have one run that is not full.
+        Ok(choices.min(choices / TILE_COLUMNS + config.n_expert) as u32)
+    }
+
     fn many_experts(&self, layer: usize) -> Result<(), DeviceError> {
         let config = self.model.config();
         let t = &self.tensors.layers[layer];
         let work = &self.work;
-        let items = self.group(64)?;
-        self.prepare(&work.input, self.batch.rows, true, Self::has_halves(&t.gate_shexp))?;
-        let tile = |routed: &DeviceWeight, shared: &DeviceWeight, x: params::Rows, y: u64, by_slot: bool| {
-            let tile = params::ExpertTile {
-                routed: routed.params,
-                shared: shared.params,
-                x,
-                y,
-                items: work.items.address(),
-                item_count: work.item_count.address(),
-                list: work.slot_list.address(),
-                y_stride: routed.rows(),
-                n_expert: config.n_expert as u32,
-                slots: self.slots() as u32,
-                by_slot: u32::from(by_slot),
-            };
-            let grid = [routed.rows().div_ceil(128), items, 1];
-            self.launch_with(TILE[routed.storage.index()], grid, 256, TILE_MEMORY, &tile)
-        };
-        tile(&t.gate_exps, &t.gate_shexp, work.input.params, work.gate.address(), false)?;
-        tile(&t.up_exps, &t.up_shexp, work.input.params, work.up.address(), false)?;
+        let rows = self.batch.rows;
+        let items = self.sort()?;
+        let halves = Self::has_halves(&t.gate_shexp);
+        self.prepare(&work.input, rows, true, halves)?;
+        let [gate, up, down] = [&work.gate, &work.up, &work.down].map(Memory::address);
+        self.tiles(&[(&t.gate_exps, gate), (&t.up_exps, up)], work.input.params, items, false)?;
+        let shared = [self.shared_slots(t.gate_shexp, gate), self.shared_slots(t.up_shexp, up)];
+        self.launch_tiles(work.input.params, rows, &shared)?;
         self.swiglu(layer, true, Self::has_halves(&t.down_shexp))?;
-        tile(&t.down_exps, &t.down_shexp, work.mid.params, work.down.address(), true)
+        self.tiles(&[(&t.down_exps, down)], work.mid.params, items, true)?;
+        let shared = Linear { groups: self.slots(), ..self.shared_slots(t.down_shexp, down) };
+        self.launch_tiles(work.mid.params.from_row(config.n_expert_used), rows, &[shared])
+    }
+
+    /// A product of the shared expert, whose results are those of every row's last slot.
+    fn shared_slots(&self, weight: DeviceWeight, y: u64) -> Linear {
+        let row = weight.rows() as usize;
+        let last = y + (self.model.config().n_expert_used * row * 4) as u64;
+        Linear { y_stride: row * self.slots(), ..Linear::new(weight, last) }
+    }
+
+    /// Products of one or two stacks of the same shape with the items' slots.
+    fn tiles(
+        &self,
+        stacks: &[(&DeviceWeight, u64)],
+        x: params::Rows,
+        items: u32,
+        by_slot: bool,
+    ) -> Result<(), DeviceError> {
+        let work = &self.work;
+        let (first, last) = (stacks[0], stacks[stacks.len() - 1]);
+        let units = first.0.rows().div_ceil(TILE_ROWS);
+        let tile = params::ExpertTile {
+            w: [first.0.params, last.0.params],
+            y: [first.1, last.1],
+            x,
+            items: work.items.address(),
+            item_count: work.item_count.address(),
+            list: work.slot_list.address(),
+            y_stride: first.0.rows(),
+            units,
+            slots: self.slots() as u32,
+            by_slot: u32::from(by_slot),
+        };
+        let grid = [units * stacks.len() as u32, items, 1];
+        self.launch_with(TILE[first.0.storage.index()], grid, 256, self.shared_memory(TILE_MEMORY), &tile)
     }
 
     fn swiglu(&self, layer: usize, integers: bool, halves: bool) -> Result<(), DeviceError> {

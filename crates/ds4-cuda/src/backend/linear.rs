@@ -26,8 +26,10 @@ impl Linear {
     }
 }
 
-/// Bytes of shared memory of the kernels for large batches (`TileMemory`).
-pub(super) const TILE_MEMORY: u32 = 96 << 10;
+/// Bytes of shared memory of `linear_tile` (`TileMemory`), where a block can have as much, and elsewhere.
+const TILE_MEMORY: [u32; 2] = [157 << 10, 98 << 10];
+/// Rows of the batch and of the matrix that a block of it computes.
+const TILE_SIDE: usize = 128;
 /// Largest batches of the kernels that read every weight once for 8 or 16 columns.
 const FEW: usize = 8;
 const SEVERAL: usize = 64;
@@ -64,18 +66,28 @@ impl Executor {
         let halves = fast.iter().any(|l| l.weight.storage == Storage::F16);
         self.prepare(x, rows * groups, integers, halves)?;
         let x = x.params;
-        let whole_tiles = fast.iter().all(|l| l.group_rows.is_multiple_of(128));
+        let whole_tiles = fast.iter().all(|l| l.group_rows.is_multiple_of(TILE_SIDE));
         if rows <= FEW {
             self.launch_products("linear_8", x, rows, &fast, 32, |units| [units, 1, 1])?;
         } else if rows <= SEVERAL || !whole_tiles {
             let columns = rows.div_ceil(16) as u32;
             self.launch_products("linear_16", x, rows, &fast, 32, |units| [units, columns, 1])?;
         } else {
-            let columns = rows.div_ceil(64) as u32;
-            self.launch_products("linear_tile", x, rows, &fast, 128, |units| [columns, units, 1])?;
+            self.launch_tiles(x, rows, &fast)?;
         }
         let columns = rows.div_ceil(8) as u32;
         self.launch_products("linear_float", x, rows, &plain, 1, |units| [units.div_ceil(8), columns, 1])
+    }
+
+    /// The products of large batches, with forms of `x` that are there.
+    pub(super) fn launch_tiles(&self, x: params::Rows, rows: usize, list: &[Linear]) -> Result<(), DeviceError> {
+        let columns = rows.div_ceil(TILE_SIDE) as u32;
+        self.launch_products("linear_tile", x, rows, list, TILE_SIDE, |units| [columns, units, 1])
+    }
+
+    /// The first of two sizes of shared memory if a block can have it, or else the second.
+    pub(super) fn shared_memory(&self, sizes: [u32; 2]) -> u32 {
+        if self.device.shared_memory_limit() >= sizes[0] as usize { sizes[0] } else { sizes[1] }
     }
 
     /// `unit`: rows of W that a unit of the launch's numbering stands for.
@@ -105,7 +117,7 @@ impl Executor {
                 };
             }
             (all.x, all.count, all.rows) = (x, part.len() as u32, rows as u32);
-            let shared = if kernel == "linear_tile" { TILE_MEMORY } else { 0 };
+            let shared = if kernel == "linear_tile" { self.shared_memory(TILE_MEMORY) } else { 0 };
             self.launch_with(kernel, grid(end), 256, shared, &all)?;
         }
         Ok(())

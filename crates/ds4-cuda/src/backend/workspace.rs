@@ -102,6 +102,8 @@ pub(crate) struct Workspace {
     pub items: Memory,
     pub item_count: Memory,
     pub slot_list: Memory,
+    /// Where each expert's slots begin in the list.
+    pub slot_starts: Memory,
     pub gate: Memory,
     pub up: Memory,
     pub mid: Activations,
@@ -162,6 +164,7 @@ impl Workspace {
             items: Memory::new(device, rows * slots * 16)?,
             item_count: Memory::new(device, 4)?,
             slot_list: floats(slots)?,
+            slot_starts: Memory::new(device, c.n_expert * 4)?,
             gate: floats(slots * c.n_ff)?,
             up: floats(slots * c.n_ff)?,
             mid: activations(rows * slots, c.n_ff)?,

@@ -14,6 +14,7 @@ const SOURCES: &[(&str, &str)] = &[
     ("attention.cu", include_str!("../kernels/attention.cu")),
     ("cache.cu", include_str!("../kernels/cache.cu")),
     ("embed.cu", include_str!("../kernels/embed.cu")),
+    ("expert_tile.cu", include_str!("../kernels/expert_tile.cu")),
     ("experts.cu", include_str!("../kernels/experts.cu")),
     ("experts_one.cu", include_str!("../kernels/experts_one.cu")),
     ("hyper.cu", include_str!("../kernels/hyper.cu")),
@@ -31,6 +32,7 @@ const HEADERS: &[(&str, &str)] = &[
     ("iq2_xxs_grid.cuh", include_str!("../kernels/iq2_xxs_grid.cuh")),
     ("product.cuh", include_str!("../kernels/product.cuh")),
     ("rounding.cuh", include_str!("../kernels/rounding.cuh")),
+    ("tile.cuh", include_str!("../kernels/tile.cuh")),
     ("weights.cuh", include_str!("../kernels/weights.cuh")),
 ];
 

@@ -67,7 +67,7 @@ struct Rows {
     u64 q;
     /// Scale of each 32 codes, [rows][blocks * 8].
     u64 d;
-    /// Scale times sum of each 16 codes, [rows][blocks * 16].
+    /// Scale times sum of each 16 codes, as a float16 and what that leaves, [rows][blocks * 16].
     u64 s;
     /// float16 and what it leaves of the value, [rows][blocks * 256] each.
     u64 hi, lo;
@@ -248,6 +248,21 @@ DS4_DEVICE void copy_async(void *to, const void *from) {
 DS4_DEVICE void copies_done() {
 #ifndef DS4_EMULATION
     asm volatile("cp.async.wait_all;" ::: "memory");
+#endif
+}
+
+/// Ends a group of copies, which may be empty.
+DS4_DEVICE void commit_copies() {
+#ifndef DS4_EMULATION
+    asm volatile("cp.async.commit_group;" ::: "memory");
+#endif
+}
+
+/// Waits until at most the last LEFT groups of this thread's copies are on their way.
+template <int LEFT>
+DS4_DEVICE void wait_copies() {
+#ifndef DS4_EMULATION
+    asm volatile("cp.async.wait_group %0;" ::"n"(LEFT) : "memory");
 #endif
 }
 

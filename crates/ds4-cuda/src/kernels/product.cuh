@@ -58,11 +58,8 @@ struct GlobalColumns {
         const float *d = ptr<const float>(x.d) + block * 8 + i;
         return {d[u64(columns.even[n]) * x.blocks * 8], d[u64(columns.odd[n]) * x.blocks * 8]};
     }
-    DS4_MEMBER float4 sums(int n, int i) const {
-        const float *s = ptr<const float>(x.s) + block * 16 + i * 2;
-        float2 even = load<float2>(s + u64(columns.even[n]) * x.blocks * 16);
-        float2 odd = load<float2>(s + u64(columns.odd[n]) * x.blocks * 16);
-        return {even.x, even.y, odd.x, odd.y};
+    DS4_MEMBER uint4 sums(int n) const {
+        return load<uint4>(ptr<const u32>(x.s) + u64(columns.g[n]) * x.blocks * 16 + block * 16 + t * 4);
     }
     DS4_MEMBER uint4 hi(int n, int i) const {
         return load<uint4>(ptr<const u16>(x.hi) + u64(columns.g[n]) * x.blocks * 256 + block * 256 + i * 32 + t * 8);

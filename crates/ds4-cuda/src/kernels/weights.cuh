@@ -104,7 +104,11 @@ DS4_DEVICE u32 word_of(const uint4 &v, int i) { return i == 0 ? v.x : i == 1 ? v
 
 /// One tile and block of weights, loaded: 8 groups of A operands with the scales of rows g and g + 8.
 ///
-/// `group` gives the operand of one group; `finish` adds its integer sums, scaled, to the accumulators.
+/// `group` gives the operand of one group, `scales` what its integer sums are multiplied with. Where a format has minima, `mins`
+/// gives them as a float16 operand, times the rows' `factor`: lane l has the 16s 4 t to 4 t + 3 of its two rows. Small integers
+/// are float16 as they are: multiples of the smallest one, 2^-24.
+constexpr float kTiny = 16777216.0f;
+
 template <u32 TYPE>
 struct BlockOf;
 
@@ -127,7 +131,7 @@ struct BlockOf<Q8_0> {
         s1 = half_to_float(u16(word_of(scale1, i / 2) >> (i % 2 * 16)));
     }
     enum { minima = 0 };
-    DS4_MEMBER void mins(int, float (&)[4]) const {}
+    DS4_MEMBER void mins(u32 (&)[4], float (&)[2]) const {}
 };
 
 template <>
@@ -155,7 +159,7 @@ struct BlockOf<MXFP4> {
         s1 = half_e8m0((i < 4 ? scale1.x : scale1.y) >> (8 * (i % 4)) & 0xFF);
     }
     enum { minima = 0 };
-    DS4_MEMBER void mins(int, float (&)[4]) const {}
+    DS4_MEMBER void mins(u32 (&)[4], float (&)[2]) const {}
 };
 
 /// Scales and minima of one Q4_K row.
@@ -173,12 +177,18 @@ struct Q4Row {
         scale = half_to_float(u16(raw.x)) * float(sc);
         minimum = half_to_float(u16(raw.x >> 16)) * float(mn);
     }
+    /// The codes of the minima of groups 2 t and 2 t + 1, in two bytes.
+    DS4_MEMBER u32 minima(int t) const {
+        u32 z = raw.z >> (t % 2 * 16), w = raw.w >> (t % 2 * 16);
+        return t < 2 ? z & 0x3F3Fu : (w >> 4 & 0x0F0Fu) | (z >> 2 & 0x3030u);
+    }
 };
 
 template <>
 struct BlockOf<Q4_K> {
     uint4 codes[4];
     Q4Row row0, row1;
+    int quarter;
 
     DS4_MEMBER void load_from(const Weight &w, u64 at, int lane, const u32 *) {
         const u8 *c = ptr<const u8>(w.codes) + at * Layout<Q4_K>::codes + lane * 16;
@@ -186,6 +196,7 @@ struct BlockOf<Q4_K> {
         for (int i = 0; i < 4; i++) codes[i] = load_stream(c + i * 512);
         const u8 *s = ptr<const u8>(w.scales) + at * Layout<Q4_K>::scales + lane / 4 * 16;
         row0.raw = load_stream(s), row1.raw = load_stream(s + 128);
+        quarter = lane % 4;
     }
     DS4_MEMBER void group(int i, const u32 *, u32 (&a)[4]) const {
         codes4(i % 2 == 0 ? codes[i / 2].x : codes[i / 2].z, a[0], a[2]);
@@ -196,11 +207,12 @@ struct BlockOf<Q4_K> {
         row0.at(i, s0, unused), row1.at(i, s1, unused);
     }
     enum { minima = 1 };
-    /// Minima of row g and row g + 8, for the first and the second 16 elements.
-    DS4_MEMBER void mins(int i, float (&m)[4]) const {
-        float unused;
-        row0.at(i, unused, m[0]), row1.at(i, unused, m[2]);
-        m[1] = m[0], m[3] = m[2];
+    DS4_MEMBER void mins(u32 (&a)[4], float (&factor)[2]) const {
+        u32 m0 = row0.minima(quarter), m1 = row1.minima(quarter);
+        // Both 16s of a group have its minimum.
+        a[0] = byte_perm(m0, 0, 0x4040), a[1] = byte_perm(m1, 0, 0x4040);
+        a[2] = byte_perm(m0, 0, 0x4141), a[3] = byte_perm(m1, 0, 0x4141);
+        factor[0] = half_to_float(u16(row0.raw.x >> 16)) * -kTiny, factor[1] = half_to_float(u16(row1.raw.x >> 16)) * -kTiny;
     }
 };
 
@@ -208,7 +220,7 @@ template <>
 struct BlockOf<Q2_K> {
     uint4 codes0, codes1, scale0, scale1;
     u32 d0, d1;
-    int half;
+    int half, quarter;
 
     DS4_MEMBER void load_from(const Weight &w, u64 at, int lane, const u32 *) {
         const u8 *c = ptr<const u8>(w.codes) + at * Layout<Q2_K>::codes + lane * 16;
@@ -217,7 +229,7 @@ struct BlockOf<Q2_K> {
         scale0 = load_stream(s), scale1 = load_stream(s + 128);
         const u8 *e = ptr<const u8>(w.extra) + at * Layout<Q2_K>::extra + lane / 4 * 4;
         d0 = load<u32>(e), d1 = load<u32>(e + 32);
-        half = lane % 4 / 2;
+        half = lane % 4 / 2, quarter = lane % 4;
     }
     /// Codes times their 4-bit scale: at most 45, so the sums of both sub-blocks are one integer product.
     DS4_MEMBER void group(int i, const u32 *, u32 (&a)[4]) const {
@@ -233,11 +245,15 @@ struct BlockOf<Q2_K> {
         s0 = half_to_float(u16(d0)), s1 = half_to_float(u16(d1));
     }
     enum { minima = 1 };
-    DS4_MEMBER void mins(int i, float (&m)[4]) const {
-        u32 pair0 = word_of(scale0, i / 2) >> (i % 2 * 16), pair1 = word_of(scale1, i / 2) >> (i % 2 * 16);
-        float m0 = half_to_float(u16(d0 >> 16)), m1 = half_to_float(u16(d1 >> 16));
-        m[0] = m0 * float(pair0 >> 4 & 15), m[1] = m0 * float(pair0 >> 12 & 15);
-        m[2] = m1 * float(pair1 >> 4 & 15), m[3] = m1 * float(pair1 >> 12 & 15);
+    DS4_MEMBER void mins(u32 (&a)[4], float (&factor)[2]) const {
+        u32 m0 = quarter_of(scale0) >> 4 & 0x0F0F0F0Fu, m1 = quarter_of(scale1) >> 4 & 0x0F0F0F0Fu;
+        a[0] = byte_perm(m0, 0, 0x4140), a[1] = byte_perm(m1, 0, 0x4140);
+        a[2] = byte_perm(m0, 0, 0x4342), a[3] = byte_perm(m1, 0, 0x4342);
+        factor[0] = half_to_float(u16(d0 >> 16)) * -kTiny, factor[1] = half_to_float(u16(d1 >> 16)) * -kTiny;
+    }
+    DS4_MEMBER u32 quarter_of(const uint4 &v) const {
+        u32 low = quarter % 2 ? v.y : v.x, high = quarter % 2 ? v.w : v.z;
+        return quarter < 2 ? low : high;
     }
 };
 
@@ -267,13 +283,21 @@ struct BlockOf<IQ2_XXS> {
         s1 = d1 * float(2 * (scale1 >> (4 * i) & 15) + 1);
     }
     enum { minima = 0 };
-    DS4_MEMBER void mins(int, float (&)[4]) const {}
+    DS4_MEMBER void mins(u32 (&)[4], float (&)[2]) const {}
 };
+
+/// Minima of a block times the sums of its 16s.
+DS4_DEVICE void minima_product(const u32 (&m)[4], const uint4 &sums, float (&c)[4]) {
+    c[0] = c[1] = c[2] = c[3] = 0.0f;
+    mma_f16(c, m[0], m[1], m[2], m[3], byte_perm(sums.x, sums.y, 0x5410), byte_perm(sums.z, sums.w, 0x5410));
+    mma_f16(c, m[0], m[1], m[2], m[3], byte_perm(sums.x, sums.y, 0x7632), byte_perm(sums.z, sums.w, 0x7632));
+}
 
 /// Adds one tile and block of a block-quantized matrix times NT octets of columns to `acc`.
 ///
 /// `b.codes(n, group)`: the lane's 8 int8 codes of column g of octet n. `b.scale(n, group)`: the scales of columns 2t and
-/// 2t + 1; `b.sums(n, group)`: scale times sum of both 16s of the two columns. Only the first `octets` are in use.
+/// 2t + 1; `b.sums(n)`: scale times sum of the 16s 4 t to 4 t + 3 of column g, each in two float16. Only the first `octets` are
+/// in use.
 /// With `ONE` only column 0 is wanted, which lanes with t = 0 have.
 template <u32 TYPE, int NT, bool ONE = false, class B>
 DS4_DEVICE void accumulate_block(const BlockOf<TYPE> &block, const u32 *grid, const B &b, float (&acc)[NT][4],
@@ -281,10 +305,9 @@ DS4_DEVICE void accumulate_block(const BlockOf<TYPE> &block, const u32 *grid, co
 #pragma unroll
     for (int i = 0; i < 8; i++) {
         u32 a[4];
-        float s0, s1, m[4] = {};
+        float s0, s1;
         block.group(i, grid, a);
         block.scales(i, s0, s1);
-        if (BlockOf<TYPE>::minima) block.mins(i, m);
 #pragma unroll
         for (int n = 0; n < NT; n++) {
             if (n >= octets) break;
@@ -297,13 +320,19 @@ DS4_DEVICE void accumulate_block(const BlockOf<TYPE> &block, const u32 *grid, co
             acc[n][2] = fmaf(magic_sum(c[2]), s1 * d.x, acc[n][2]);
             if (!ONE) acc[n][1] = fmaf(magic_sum(c[1]), s0 * d.y, acc[n][1]);
             if (!ONE) acc[n][3] = fmaf(magic_sum(c[3]), s1 * d.y, acc[n][3]);
-            if (BlockOf<TYPE>::minima) {
-                float4 s = b.sums(n, i);
-                acc[n][0] = fmaf(-m[0], s.x, fmaf(-m[1], s.y, acc[n][0]));
-                acc[n][2] = fmaf(-m[2], s.x, fmaf(-m[3], s.y, acc[n][2]));
-                if (!ONE) acc[n][1] = fmaf(-m[0], s.z, fmaf(-m[1], s.w, acc[n][1]));
-                if (!ONE) acc[n][3] = fmaf(-m[2], s.z, fmaf(-m[3], s.w, acc[n][3]));
-            }
+        }
+    }
+    if constexpr (BlockOf<TYPE>::minima != 0) {
+        u32 m[4];
+        float factor[2];
+        block.mins(m, factor);
+#pragma unroll
+        for (int n = 0; n < NT; n++) {
+            if (n >= octets) break;
+            float c[4];
+            minima_product(m, b.sums(n), c);
+            acc[n][0] = fmaf(factor[0], c[0], acc[n][0]), acc[n][2] = fmaf(factor[1], c[2], acc[n][2]);
+            if (!ONE) acc[n][1] = fmaf(factor[0], c[1], acc[n][1]), acc[n][3] = fmaf(factor[1], c[3], acc[n][3]);
         }
     }
 }
