@@ -46,7 +46,7 @@ params! {
         streams: u64, sums: u64, base: u64, scale: u64, norm: u64, post: u64, comb: u64, row_list: u64, x: Rows,
         n_embd: u32, slices: u32, iterations: u32, head: u32, eps: f32, hc_eps: f32, integers: u32, halves: u32,
     }
-    Quantize { x: Rows, integers: u32, halves: u32 }
+    Quantize { x: Rows, integers: u32, halves: u32, rows: u32, pad: u32 }
     NormQuantize { x: Rows, weight: u64, eps: f32, integers: u32, halves: u32, pad: u32 }
     Product {
         w: Weight, y: u64, y_stride: u32, unit_end: u32, x_rows: u32, group_rows: u32, scale: f32, pad: u32,
@@ -66,7 +66,7 @@ params! {
     Index {
         rows: u64, spans: u64, codes: u64, code_scales: u64, query: u64, head_weights: u64, scores: u64,
         selection: u64, selected: u64, place: LayerPlace, format: CacheFormat,
-        heads: u32, dim: u32, top_k: u32, first_row: u32, score_stride: u32, pad: u32,
+        heads: u32, dim: u32, top_k: u32, first_row: u32, score_stride: u32, keys: u32,
     }
     Attend {
         rows: u64, spans: u64, hi: u64, lo: u64, kv_stored: u64, selection: u64, selected: u64, sinks: u64,
@@ -105,8 +105,8 @@ params! {
         by_slot: u32, pad: u32,
     }
     Swiglu {
-        gate: u64, up: u64, weights: u64, mid: Rows, n_ff: u32, used: u32, limit: f32, integers: u32, halves: u32,
-        pad: u32,
+        gate: u64, up: u64, weights: u64, mid: Rows, n_ff: u32, used: u32, slots: u32, limit: f32, integers: u32,
+        halves: u32,
     }
     FillWords { to: u64, count: u32, value: u32 }
     Combine { parts: u64, output: u64, n_embd: u32, slots: u32 }

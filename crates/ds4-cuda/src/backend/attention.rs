@@ -1,6 +1,6 @@
 //! Attention: projections, queries, the cache, the indexer's choice, softmax, output.
 
-use super::executor::{Executor, chunk_keys, most_chunks};
+use super::executor::{Executor, MOST_GRAPH_ROWS, chunk_keys, most_chunks};
 use super::linear::Linear;
 use crate::device::{DeviceError, Memory};
 use crate::params;
@@ -167,6 +167,8 @@ impl Executor {
         }
         let stride = self.score_stride();
         let at_once = self.score_rows();
+        // A block brings its row's queries once: in large batches for more keys.
+        let keys = if rows <= MOST_GRAPH_ROWS { 256 } else { 1024 };
         for first in (0..rows).step_by(at_once) {
             let n = at_once.min(rows - first) as u32;
             let index = params::Index {
@@ -186,9 +188,9 @@ impl Executor {
                 top_k: config.idx_topk as u32,
                 first_row: first as u32,
                 score_stride: stride as u32,
-                pad: 0,
+                keys: keys as u32,
             };
-            self.launch("index_scores", [stride.div_ceil(256) as u32, n, 1], 256, &index)?;
+            self.launch("index_scores", [stride.div_ceil(keys) as u32, n, 1], 256, &index)?;
             self.launch("index_top", [n, 1, 1], 1024, &index)?;
         }
         Ok(())

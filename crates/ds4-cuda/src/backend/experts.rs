@@ -4,7 +4,7 @@ use bytemuck::Zeroable;
 
 use super::executor::Executor;
 use super::is_int8;
-use super::linear::Linear;
+use super::linear::{Linear, TILE_THREADS};
 use crate::device::{DeviceError, Memory};
 use crate::params;
 use crate::tensors::DeviceLayer;
@@ -302,7 +302,7 @@ impl Executor {
             by_slot: u32::from(by_slot),
         };
         let grid = [units * stacks.len() as u32, items, 1];
-        self.launch_with(TILE[first.0.storage.index()], grid, 256, self.shared_memory(TILE_MEMORY), &tile)
+        self.launch_with(TILE[first.0.storage.index()], grid, TILE_THREADS, self.shared_memory(TILE_MEMORY), &tile)
     }
 
     fn swiglu(&self, layer: usize, integers: bool, halves: bool) -> Result<(), DeviceError> {
@@ -315,12 +315,12 @@ impl Executor {
             mid: work.mid.params,
             n_ff: config.n_ff as u32,
             used: config.n_expert_used as u32,
+            slots: (self.batch.rows * self.slots()) as u32,
             limit: config.swiglu_limit[layer],
             integers: u32::from(integers),
             halves: u32::from(halves),
-            pad: 0,
         };
-        let grid = [work.mid.params.blocks, (self.batch.rows * self.slots()) as u32, 1];
+        let grid = [(work.mid.params.blocks * swiglu.slots).div_ceil(8), 1, 1];
         self.launch("swiglu_slots", grid, 256, &swiglu)
     }
 

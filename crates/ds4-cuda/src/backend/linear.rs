@@ -28,6 +28,8 @@ impl Linear {
 
 /// Bytes of shared memory of `linear_tile` (`TileMemory`), where a block can have as much, and elsewhere.
 const TILE_MEMORY: [u32; 2] = [157 << 10, 98 << 10];
+/// Threads of a block of the kernels for large batches.
+pub(super) const TILE_THREADS: u32 = 512;
 /// Rows of the batch and of the matrix that a block of it computes.
 const TILE_SIDE: usize = 128;
 /// Largest batches of the kernels that read every weight once for 8 or 16 columns.
@@ -52,8 +54,10 @@ impl Executor {
         if !integers && !halves {
             return Ok(());
         }
-        let quantize = params::Quantize { x: x.params, integers: u32::from(integers), halves: u32::from(halves) };
-        self.launch("quantize", [x.params.blocks, rows as u32, 1], 256, &quantize)?;
+        let (integers_too, halves_too) = (u32::from(integers), u32::from(halves));
+        let quantize =
+            params::Quantize { x: x.params, integers: integers_too, halves: halves_too, rows: rows as u32, pad: 0 };
+        self.launch("quantize", [(x.params.blocks * rows as u32).div_ceil(8), 1, 1], 256, &quantize)?;
         x.set_forms(x.integers.get() || integers, x.halves.get() || halves);
         Ok(())
     }
@@ -117,8 +121,11 @@ impl Executor {
                 };
             }
             (all.x, all.count, all.rows) = (x, part.len() as u32, rows as u32);
-            let shared = if kernel == "linear_tile" { self.shared_memory(TILE_MEMORY) } else { 0 };
-            self.launch_with(kernel, grid(end), 256, shared, &all)?;
+            let (threads, shared) = match kernel {
+                "linear_tile" => (TILE_THREADS, self.shared_memory(TILE_MEMORY)),
+                _ => (256, 0),
+            };
+            self.launch_with(kernel, grid(end), threads, shared, &all)?;
         }
         Ok(())
     }

@@ -1,7 +1,7 @@
 // Experts of large batches: slots sorted by expert, and 256 rows of an expert's matrix times up to 64 of its slots per block.
 //
 // Weights go from memory into registers one block ahead and are decoded there, once for all columns of the item; the columns
-// pass through shared memory. Each warp has 32 rows and all columns.
+// pass through shared memory. Each of sixteen warps has a tile of 16 rows and all columns.
 #include "tile.cuh"
 
 constexpr int kMostExperts = 512;
@@ -106,17 +106,33 @@ struct ExpertTileParams {
     u32 y_stride, units, slots, by_slot;
 };
 
-DS4_DEVICE void load_columns(const ExpertMemory &m, ExpertStage &to, const Rows &x, u32 b, u32 columns, bool sums) {
-    u32 t = threadIdx.x;
-    for (u32 i = t; i < columns * 16; i += 256)
-        copy_async<16>(to.codes + i / 16 * kCodeStride + i % 16 * 16,
-                       ptr<const i8>(x.q) + u64(m.x_row[i / 16]) * x.blocks * 256 + b * 256 + i % 16 * 16);
-    for (u32 i = t; i < columns * 8; i += 256)
-        copy_async<4>(&to.scales[i % 8][scale_place(i / 8)],
-                      ptr<const float>(x.d) + u64(m.x_row[i / 8]) * x.blocks * 8 + b * 8 + i % 8);
-    if (sums && t < columns * 4)
-        copy_async<16>(&to.sums[t / 4][t % 4], ptr<const u32>(x.s) + u64(m.x_row[t / 4]) * x.blocks * 16 + b * 16 + t % 4 * 4);
-}
+/// Where a thread's next copies come from; each block is behind the one before.
+template <int NT>
+struct ColumnSources {
+    const u8 *codes, *scales, *sums;
+    /// Bytes from there to the thread's columns.
+    u32 code_columns[(NT + 3) / 4], scale_column;
+
+    DS4_MEMBER void start(const ExpertMemory &m, const Rows &x) {
+        u32 t = threadIdx.x;
+        codes = ptr<const u8>(x.q) + t % 16 * 16;
+        scales = ptr<const u8>(x.d) + t % 8 * 4;
+        sums = ptr<const u8>(x.s) + u64(m.x_row[t / 4 % kColumns]) * x.blocks * 64 + t % 4 * 16;
+#pragma unroll
+        for (int k = 0; k < (NT + 3) / 4; k++) code_columns[k] = m.x_row[t / 16 + 32 * k] * x.blocks * 256;
+        scale_column = m.x_row[t / 8] * x.blocks * 32;
+    }
+    DS4_MEMBER void load(ExpertStage &to, bool with_sums) {
+        u32 t = threadIdx.x;
+#pragma unroll
+        for (int k = 0; k < (NT + 3) / 4; k++)
+            if (NT % 4 == 0 || t / 16 + 32 * k < NT * 8)
+                copy_async<16>(to.codes + (t / 16 + 32 * k) * kCodeStride + t % 16 * 16, codes + code_columns[k]);
+        if (NT == 8 || t / 8 < NT * 8) copy_async<4>(&to.scales[t % 8][scale_place(t / 8)], scales + scale_column);
+        if (with_sums && t < NT * 32) copy_async<16>(&to.sums[t / 4][t % 4], sums);
+        codes += 256, scales += 32, sums += 64;
+    }
+};
 
 struct ExpertGroup {
     const u8 *column;
@@ -127,57 +143,53 @@ struct ExpertGroup {
 };
 
 template <u32 TYPE, int NT>
-DS4_DEVICE void use_block(const BlockOf<TYPE> (&block)[2], const ExpertMemory &m, const ExpertStage &from, u32 lane,
-                          float (&acc)[2][NT][4]) {
+DS4_DEVICE void use_block(const BlockOf<TYPE> &block, const ExpertMemory &m, const ExpertStage &from, u32 lane, float (&acc)[1][NT][4]) {
     u32 g = lane / 4, t = lane % 4;
 #pragma unroll
     for (int i = 0; i < 8; i++) {
-        u32 a[2][4];
-        float s[2][2];
-#pragma unroll
-        for (int k = 0; k < 2; k++) block[k].group(i, m.grid, a[k]), block[k].scales(i, s[k][0], s[k][1]);
+        u32 a[1][4];
+        float s[1][2];
+        block.group(i, m.grid, a[0]), block.scales(i, s[0][0], s[0][1]);
         ExpertGroup group = {from.codes + g * kCodeStride + i * 32 + t * 8, from.scales[i] + t * 4};
-        add_group<NT>(a, s, group, acc);
+        add_group<1, NT>(a, s, group, acc);
     }
     if constexpr (BlockOf<TYPE>::minima != 0) {
+        u32 minima[4];
+        float factor[2];
+        block.mins(minima, factor);
 #pragma unroll
-        for (int k = 0; k < 2; k++) {
-            u32 minima[4];
-            float factor[2];
-            block[k].mins(minima, factor);
-#pragma unroll
-            for (int n = 0; n < NT; n++) {
-                float c[4];
-                minima_product(minima, from.sums[n * 8 + g][t], c);
-                float(&to)[4] = acc[k][n];
-                to[0] = fmaf(factor[0], c[0], to[0]), to[1] = fmaf(factor[0], c[1], to[1]);
-                to[2] = fmaf(factor[1], c[2], to[2]), to[3] = fmaf(factor[1], c[3], to[3]);
-            }
+        for (int n = 0; n < NT; n++) {
+            float c[4];
+            minima_product(minima, from.sums[n * 8 + g][t], c);
+            float(&to)[4] = acc[0][n];
+            to[0] = fmaf(factor[0], c[0], to[0]), to[1] = fmaf(factor[0], c[1], to[1]);
+            to[2] = fmaf(factor[1], c[2], to[2]), to[3] = fmaf(factor[1], c[3], to[3]);
         }
     }
 }
 
 template <u32 TYPE, int NT>
 DS4_DEVICE void expert_columns(ExpertMemory &m, const ExpertTileParams &p, const Weight &w, u32 tile, u32 count, float *y) {
-    u32 lane = threadIdx.x % 32, tiles = div_up(w.rows, 16);
-    bool idle = tile >= tiles;
-    u64 first = u64(tile) * w.blocks, second = u64(min_u(tile + 1, tiles - 1)) * w.blocks;
+    u32 lane = threadIdx.x % 32;
+    bool idle = tile >= div_up(w.rows, 16);
+    u64 first = u64(tile) * w.blocks;
     Segments s = segments_of(w.blocks);
-    WarpSums<NT> sums;
+    ColumnSources<NT> from;
+    from.start(m, p.x);
+    WarpSums<1, NT> sums;
     sums.clear();
     // Small formats leave registers to load the next block early.
     constexpr bool kAhead = TYPE != Q8_0;
-    BlockOf<TYPE> next[2];
-    if (kAhead && !idle) next[0].load_from(w, first, lane, m.grid), next[1].load_from(w, second, lane, m.grid);
+    BlockOf<TYPE> next;
+    if (kAhead && !idle) next.load_from(w, first, lane, m.grid);
     u32 left = s.blocks;
     staged<kStages>(
-        w.blocks, [&](u32 b, u32 slot) { load_columns(m, m.stage[slot], p.x, b, NT * 8, BlockOf<TYPE>::minima); },
+        w.blocks, [&](u32, u32 slot) { from.load(m.stage[slot], BlockOf<TYPE>::minima); },
         [&](u32 b, u32 slot) {
             if (idle) return;
-            if (!kAhead) next[0].load_from(w, first + b, lane, m.grid), next[1].load_from(w, second + b, lane, m.grid);
-            BlockOf<TYPE> block[2] = {next[0], next[1]};
-            if (kAhead && b + 1 < w.blocks)
-                next[0].load_from(w, first + b + 1, lane, m.grid), next[1].load_from(w, second + b + 1, lane, m.grid);
+            if (!kAhead) next.load_from(w, first + b, lane, m.grid);
+            BlockOf<TYPE> block = next;
+            if (kAhead && b + 1 < w.blocks) next.load_from(w, first + b + 1, lane, m.grid);
             use_block<TYPE, NT>(block, m, m.stage[slot], lane, sums.segment);
             if (--left == 0 || b + 1 == w.blocks) sums.fold(), left = s.blocks;
         });
@@ -197,7 +209,7 @@ DS4_DEVICE void expert_tile(const ExpertTileParams &p) {
     }
     if (TYPE == IQ2_XXS) load_grid(m.grid);
     sync_block();
-    u32 matrix = blockIdx.x / p.units, tile = blockIdx.x % p.units * 16 + threadIdx.x / 32 * 2;
+    u32 matrix = blockIdx.x / p.units, tile = blockIdx.x % p.units * 16 + threadIdx.x / 32;
     Weight w = slab_of(p.w[matrix], item.expert);
     float *y = ptr<float>(p.y[matrix]);
     switch (div_up(item.count, 16)) {
@@ -208,9 +220,9 @@ DS4_DEVICE void expert_tile(const ExpertTileParams &p) {
     }
 }
 
-// By storage type. grid: (units of 256 rows of all matrices, items); 256 threads.
-DS4_KERNEL(expert_tile_q8_0, 256, 1, ExpertTileParams) { expert_tile<Q8_0>(p); }
-DS4_KERNEL(expert_tile_q2_k, 256, 1, ExpertTileParams) { expert_tile<Q2_K>(p); }
-DS4_KERNEL(expert_tile_q4_k, 256, 1, ExpertTileParams) { expert_tile<Q4_K>(p); }
-DS4_KERNEL(expert_tile_mxfp4, 256, 1, ExpertTileParams) { expert_tile<MXFP4>(p); }
-DS4_KERNEL(expert_tile_iq2_xxs, 256, 1, ExpertTileParams) { expert_tile<IQ2_XXS>(p); }
+// By storage type. grid: (units of 256 rows of all matrices, items); 512 threads.
+DS4_KERNEL(expert_tile_q8_0, 512, 1, ExpertTileParams) { expert_tile<Q8_0>(p); }
+DS4_KERNEL(expert_tile_q2_k, 512, 1, ExpertTileParams) { expert_tile<Q2_K>(p); }
+DS4_KERNEL(expert_tile_q4_k, 512, 1, ExpertTileParams) { expert_tile<Q4_K>(p); }
+DS4_KERNEL(expert_tile_mxfp4, 512, 1, ExpertTileParams) { expert_tile<MXFP4>(p); }
+DS4_KERNEL(expert_tile_iq2_xxs, 512, 1, ExpertTileParams) { expert_tile<IQ2_XXS>(p); }

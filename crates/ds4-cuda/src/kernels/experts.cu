@@ -201,22 +201,30 @@ DS4_KERNEL(expert_gate_up_iq2_xxs, 256, 2, ExpertParams) {
 struct SwigluParams {
     u64 gate, up, weights;
     Rows mid;
-    u32 n_ff, used;
+    u32 n_ff, used, slots;
     float limit;
-    u32 integers, halves, pad;
+    u32 integers, halves;
 };
 
-/// SwiGLU and the routing weight of every slot, and the forms of the result. grid: (blocks of 256 columns, slots).
+/// SwiGLU and the routing weight of every slot, and the forms of the result. grid: (slots * blocks of 256 columns / 8); 256 threads of
+/// eight columns each.
 DS4_KERNEL(swiglu_slots, 256, 4, SwigluParams) {
-    u32 slot = blockIdx.y, column = blockIdx.x * 256 + threadIdx.x, choice = slot % (p.used + 1);
+    u32 i = blockIdx.x * 256 + threadIdx.x, per_slot = p.mid.blocks * 32, slot = i / per_slot, column = i % per_slot * 8;
+    // Whole warps: a slot has blocks of 256 columns.
+    if (slot >= p.slots) return;
+    u32 choice = slot % (p.used + 1);
     float weight = choice == p.used ? 1.0f : ptr<const float>(p.weights)[slot / (p.used + 1) * p.used + choice];
-    float v = 0.0f;
-    if (column < p.n_ff) {
-        u64 at = u64(slot) * p.n_ff + column;
-        v = swiglu(ptr<const float>(p.gate)[at], ptr<const float>(p.up)[at], p.limit) * weight;
-        ptr<float>(p.mid.f)[u64(slot) * p.mid.stride + column] = v;
+    float gate[8], up[8], v[8];
+    load_eight(ptr<const float>(p.gate) + u64(slot) * p.n_ff, column, p.n_ff, gate);
+    load_eight(ptr<const float>(p.up) + u64(slot) * p.n_ff, column, p.n_ff, up);
+    float *out = ptr<float>(p.mid.f) + u64(slot) * p.mid.stride + column;
+#pragma unroll
+    for (int k = 0; k < 8; k++) {
+        v[k] = column + k < p.n_ff ? swiglu(gate[k], up[k], p.limit) * weight : 0.0f;
+        // int8 products do not read float32.
+        if (!p.integers && column + k < p.n_ff) out[k] = v[k];
     }
-    emit_forms(p.mid, slot, column, v, p.integers, p.halves);
+    emit_eight(p.mid, u64(i) * 8, v, p.integers, p.halves);
 }
 
 struct DownParams {

@@ -29,3 +29,50 @@ DS4_DEVICE void emit_forms(const Rows &x, u32 row, u32 column, float v, bool int
         if (column % 16 == 0) ptr<u32>(x.s)[at / 16] = two_halves(d * float(sum));
     }
 }
+
+/// Writes the forms of a lane's eight consecutive values; four lanes have a group of 32. `at`: of the first among all padded
+/// columns. The whole warp takes part; only lanes with `write` write.
+DS4_DEVICE void emit_eight(const Rows &x, u64 at, const float (&v)[8], bool integers, bool halves, bool write = true) {
+    if (halves && write) {
+        u32 hi[4], lo[4];
+#pragma unroll
+        for (int k = 0; k < 4; k++) {
+            u32 a = two_halves(v[2 * k]), b = two_halves(v[2 * k + 1]);
+            hi[k] = byte_perm(a, b, 0x5410), lo[k] = byte_perm(a, b, 0x7632);
+        }
+        *reinterpret_cast<uint4 *>(ptr<u16>(x.hi) + at) = {hi[0], hi[1], hi[2], hi[3]};
+        *reinterpret_cast<uint4 *>(ptr<u16>(x.lo) + at) = {lo[0], lo[1], lo[2], lo[3]};
+    }
+    if (!integers) return;
+    float amax = fabsf(v[0]);
+#pragma unroll
+    for (int k = 1; k < 8; k++) amax = max_magnitude(amax, v[k]);
+    amax = max_magnitude(amax, shuffle_xor(amax, 1));
+    amax = max_magnitude(amax, shuffle_xor(amax, 2));
+    float d, id;
+    group_scale(amax, d, id);
+    u32 codes[2] = {};
+    int sum = 0;
+#pragma unroll
+    for (int k = 0; k < 8; k++) {
+        int code = id == 0.0f ? 0 : quantize_code(v[k], id);
+        sum += code;
+        codes[k / 4] |= u32(code & 0xFF) << (k % 4 * 8);
+    }
+    sum += shuffle_xor(sum, 1);
+    if (!write) return;
+    *reinterpret_cast<uint2 *>(ptr<i8>(x.q) + at) = {codes[0], codes[1]};
+    if (at % 32 == 0) ptr<float>(x.d)[at / 32] = d;
+    if (at % 16 == 0) ptr<u32>(x.s)[at / 16] = two_halves(d * float(sum));
+}
+
+/// Eight consecutive values of a row of `cols`, from column `column` on; zero behind the last.
+DS4_DEVICE void load_eight(const float *row, u32 column, u32 cols, float (&v)[8]) {
+    if (column + 8 <= cols && reinterpret_cast<u64>(row + column) % 16 == 0) {
+        float4 a = load<float4>(row + column), b = load<float4>(row + column + 4);
+        v[0] = a.x, v[1] = a.y, v[2] = a.z, v[3] = a.w, v[4] = b.x, v[5] = b.y, v[6] = b.z, v[7] = b.w;
+        return;
+    }
+#pragma unroll
+    for (int k = 0; k < 8; k++) v[k] = column + k < cols ? row[column + k] : 0.0f;
+}

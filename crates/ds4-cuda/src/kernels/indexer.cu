@@ -6,11 +6,11 @@ struct IndexParams {
     u64 rows, spans, codes, code_scales, query, head_weights, scores, selection, selected;
     LayerPlace place;
     CacheFormat format;
-    u32 heads, dim, top_k, first_row, score_stride, pad;
+    u32 heads, dim, top_k, first_row, score_stride;
+    /// Keys that one block scores.
+    u32 keys;
 };
 
-/// Keys that one block scores.
-constexpr int kKeys = 256;
 constexpr int kHeadTiles = 4;
 
 DS4_DEVICE const u8 *index_row(const IndexParams &p, const u64 *pages, u32 key) {
@@ -18,15 +18,30 @@ DS4_DEVICE const u8 *index_row(const IndexParams &p, const u64 *pages, u32 key) 
            u64(key % p.place.rows_per_page) * p.format.index_stride;
 }
 
-/// Rounded rows: integer products of doubled E2M1 values, exact, times both scales. Up to 64 heads of 128 channels.
+/// Rounded rows: integer products of doubled E2M1 values, exact, times both scales. Up to 64 heads of 128 channels. A warp keeps the
+/// row's queries in registers for all its keys.
 DS4_DEVICE void score_packed(const IndexParams &p, u32 row, u32 visible, const u64 *pages) {
     u32 warp = threadIdx.x / 32, lane = threadIdx.x % 32, g = lane / 4, t = lane % 4;
     const u8 *codes = ptr<const u8>(p.codes) + u64(row) * p.heads * 128;
     const float *scales = ptr<const float>(p.code_scales) + u64(row) * p.heads * 4;
     const float *weights = ptr<const float>(p.head_weights) + u64(row) * p.heads;
-    for (u32 octet = warp; octet < kKeys / 8; octet += 8) {
-        u32 first = blockIdx.x * kKeys + octet * 8;
-        if (first >= visible) break;
+    u32 a[kHeadTiles][4][4];
+    float scale[kHeadTiles][4][2], weight[kHeadTiles][2];
+#pragma unroll
+    for (int m = 0; m < kHeadTiles; m++)
+#pragma unroll
+        for (int k = 0; k < 2; k++) {
+            u32 h = m * 16 + k * 8 + g, inside = min_u(h, p.heads - 1);
+            weight[m][k] = h < p.heads ? weights[inside] : 0.0f;
+#pragma unroll
+            for (int i = 0; i < 4; i++) {
+                uint2 q = load<uint2>(codes + inside * 128 + i * 32 + t * 8);
+                a[m][i][k] = q.x, a[m][i][2 + k] = q.y;
+                scale[m][i][k] = scales[inside * 4 + i];
+            }
+        }
+    u32 end = min_u(visible, (blockIdx.x + 1) * p.keys);
+    for (u32 first = blockIdx.x * p.keys + warp * 8; first < end; first += 64) {
         const u8 *key = index_row(p, pages, min_u(first + g, visible - 1));
         u32 b[4][2];
 #pragma unroll
@@ -41,26 +56,27 @@ DS4_DEVICE void score_packed(const IndexParams &p, u32 row, u32 visible, const u
         const u8 *even = index_row(p, pages, min_u(first + 2 * t, visible - 1));
         const u8 *odd = index_row(p, pages, min_u(first + 2 * t + 1, visible - 1));
         u32 even_scales = load<u32>(even + 64), odd_scales = load<u32>(odd + 64);
+        float k0[4], k1[4];
+#pragma unroll
+        for (int i = 0; i < 4; i++) {
+            k0[i] = 0.5f * e8m0_decode(even_scales >> (8 * i) & 0xFF);
+            k1[i] = 0.5f * e8m0_decode(odd_scales >> (8 * i) & 0xFF);
+        }
         float sum0 = 0.0f, sum1 = 0.0f;
 #pragma unroll
         for (int m = 0; m < kHeadTiles; m++) {
             if (u32(m * 16) >= p.heads) break;
-            u32 h0 = min_u(m * 16 + g, p.heads - 1), h1 = min_u(m * 16 + g + 8, p.heads - 1);
             float acc[4] = {};
 #pragma unroll
             for (int i = 0; i < 4; i++) {
-                uint2 q0 = load<uint2>(codes + h0 * 128 + i * 32 + t * 8), q1 = load<uint2>(codes + h1 * 128 + i * 32 + t * 8);
-                u32 a[4] = {q0.x, q1.x, q0.y, q1.y};
                 int c[4] = {kMagicInt, kMagicInt, kMagicInt, kMagicInt};
-                mma_s8(c, a, b[i]);
-                float s0 = scales[h0 * 4 + i], s1 = scales[h1 * 4 + i];
-                float k0 = 0.5f * e8m0_decode(even_scales >> (8 * i) & 0xFF), k1 = 0.5f * e8m0_decode(odd_scales >> (8 * i) & 0xFF);
-                acc[0] = fmaf(magic_sum(c[0]), s0 * k0, acc[0]), acc[1] = fmaf(magic_sum(c[1]), s0 * k1, acc[1]);
-                acc[2] = fmaf(magic_sum(c[2]), s1 * k0, acc[2]), acc[3] = fmaf(magic_sum(c[3]), s1 * k1, acc[3]);
+                mma_s8(c, a[m][i], b[i]);
+                float s0 = scale[m][i][0], s1 = scale[m][i][1];
+                acc[0] = fmaf(magic_sum(c[0]), s0 * k0[i], acc[0]), acc[1] = fmaf(magic_sum(c[1]), s0 * k1[i], acc[1]);
+                acc[2] = fmaf(magic_sum(c[2]), s1 * k0[i], acc[2]), acc[3] = fmaf(magic_sum(c[3]), s1 * k1[i], acc[3]);
             }
-            float w0 = m * 16 + g < p.heads ? weights[h0] : 0.0f, w1 = m * 16 + g + 8 < p.heads ? weights[h1] : 0.0f;
-            sum0 = fmaf(w0, fmaxf(acc[0], 0.0f), sum0), sum0 = fmaf(w1, fmaxf(acc[2], 0.0f), sum0);
-            sum1 = fmaf(w0, fmaxf(acc[1], 0.0f), sum1), sum1 = fmaf(w1, fmaxf(acc[3], 0.0f), sum1);
+            sum0 = fmaf(weight[m][0], fmaxf(acc[0], 0.0f), sum0), sum0 = fmaf(weight[m][1], fmaxf(acc[2], 0.0f), sum0);
+            sum1 = fmaf(weight[m][0], fmaxf(acc[1], 0.0f), sum1), sum1 = fmaf(weight[m][1], fmaxf(acc[3], 0.0f), sum1);
         }
         for (int mask = 4; mask < 32; mask *= 2) sum0 += shuffle_xor(sum0, mask), sum1 += shuffle_xor(sum1, mask);
         float *scores = ptr<float>(p.scores) + u64(blockIdx.y) * p.score_stride + first + 2 * t;
@@ -74,8 +90,8 @@ DS4_DEVICE void score_exact(const IndexParams &p, u32 row, u32 visible, const u6
     u32 warp = threadIdx.x / 32, lane = threadIdx.x % 32;
     const float *query = ptr<const float>(p.query) + u64(row) * p.heads * p.dim;
     const float *weights = ptr<const float>(p.head_weights) + u64(row) * p.heads;
-    for (u32 k = warp; k < kKeys; k += 8) {
-        u32 key = blockIdx.x * kKeys + k;
+    for (u32 k = warp; k < p.keys; k += 8) {
+        u32 key = blockIdx.x * p.keys + k;
         if (key >= visible) break;
         const float *values = reinterpret_cast<const float *>(index_row(p, pages, key));
         float sum = 0.0f;
@@ -88,12 +104,12 @@ DS4_DEVICE void score_exact(const IndexParams &p, u32 row, u32 visible, const u6
     }
 }
 
-/// Scores of the rows that a batch row sees, where it has to choose. grid: (keys / 256, rows); 256 threads.
-DS4_KERNEL(index_scores, 256, 2, IndexParams) {
+/// Scores of the rows that a batch row sees, where it has to choose. grid: (keys / p.keys, rows); 256 threads.
+DS4_KERNEL(index_scores, 256, 1, IndexParams) {
     u32 row = p.first_row + blockIdx.y;
     RowInfo info = ptr<const RowInfo>(p.rows)[row];
     u32 visible = (info.position + 1) / p.place.ratio;
-    if (visible <= p.top_k || blockIdx.x * kKeys >= visible) return;
+    if (visible <= p.top_k || blockIdx.x * p.keys >= visible) return;
     const u64 *pages = ptr<const u64>(ptr<const Span>(p.spans)[info.span].pages);
     if (p.format.exact) score_exact(p, row, visible, pages);
     else score_packed(p, row, visible, pages);

@@ -1,11 +1,12 @@
 // Matrix products of large batches: 128 rows of a matrix times 128 columns of the batch per block, for Q8_0 and F16.
 //
 // Weights and columns both pass through shared memory, in steps of 128 columns of W (64 of float16). Warp w has rows
-// 32 (w % 4) and on, and columns 64 (w / 4) and on.
+// 32 (w % 4) and on, and columns 32 (w / 4) and on.
 #include "tile.cuh"
 
 constexpr int kRowTiles = 8;
 constexpr int kColumns = 128;
+constexpr int kWarpColumns = 32;
 /// Bytes from one column's 128 codes to the next: lanes of half a warp read from different banks.
 constexpr int kCodeStride = 160;
 
@@ -35,26 +36,45 @@ struct TileMemory {
     u32 x_row[kColumns], y_row[kColumns];
 };
 
-DS4_DEVICE void load_integers(const TileMemory &m, IntegerStage &to, const Weight &w, u32 tile, const Rows &x, u32 step) {
-    u32 t = threadIdx.x, b = step / 2, half = step % 2, last = div_up(w.rows, 16) - 1;
+/// Where a thread's next copies come from; each step is behind the one before.
+struct Sources {
+    /// Of the first of a thread's two tiles, and how many it has.
+    const u8 *weights;
+    u64 tile_stride;
+    int tiles;
+    const u8 *row_scales;
+    /// int8 codes and their scales, or both float16; the thread's columns are so many bytes from there.
+    const u8 *codes, *others;
+    u32 columns[2], scale_column;
+
+    DS4_MEMBER void start(const TileMemory &m, const Weight &w, u32 tile, const Rows &x, bool integers) {
+        u32 t = threadIdx.x, tiles_left = div_up(w.rows, 16) - tile, tile_bytes = integers ? u32(Layout<Q8_0>::codes) : u32(Layout<F16>::codes);
+        weights = ptr<const u8>(w.codes) + u64(tile + t / 128) * w.blocks * tile_bytes + t % 128 * 16;
+        tile_stride = 4 * u64(w.blocks) * tile_bytes;
+        tiles = (int(tiles_left) - int(t / 128) + 3) / 4;
+        u32 row = min_u(t / 16, tiles_left - 1);
+        row_scales = ptr<const u8>(w.scales) + u64(tile + row) * w.blocks * Layout<Q8_0>::scales + t % 16 * 16;
+        codes = ptr<const u8>(integers ? x.q : x.hi) + t % 8 * 16;
+        others = integers ? ptr<const u8>(x.d) + t % 4 * 4 : ptr<const u8>(x.lo) + t % 8 * 16;
 #pragma unroll
-    for (u32 i = t; i < kRowTiles * 128; i += 256) {
-        u64 at = u64(min_u(tile + i / 128, last)) * w.blocks + b;
-        copy_async<16>(&to.weights[i / 128][0][0] + i % 128,
-                       ptr<const u8>(w.codes) + at * Layout<Q8_0>::codes + half * 2048 + i % 128 * 16);
+        for (int k = 0; k < 2; k++) columns[k] = m.x_row[t / 8 + 64 * k] * x.blocks * (integers ? 256 : 512);
+        scale_column = m.x_row[t / 4] * x.blocks * 32;
     }
-    if (t < kRowTiles * 16) {
-        u64 at = u64(min_u(tile + t / 16, last)) * w.blocks + b;
-        copy_async<8>(&to.row_scales[t / 16][t % 16][0], ptr<const u8>(w.scales) + at * Layout<Q8_0>::scales + t % 16 * 16 + half * 8);
-    }
+};
+
+DS4_DEVICE void load_integers(IntegerStage &to, Sources &from, u32 step) {
+    u32 t = threadIdx.x;
 #pragma unroll
-    for (u32 i = t; i < kColumns * 8; i += 256)
-        copy_async<16>(to.codes + i / 8 * kCodeStride + i % 8 * 16,
-                       ptr<const i8>(x.q) + u64(m.x_row[i / 8]) * x.blocks * 256 + step * 128 + i % 8 * 16);
+    for (int k = 0; k < 2; k++)
+        if (k < from.tiles) copy_async<16>(&to.weights[t / 128 + 4 * k][0][0] + t % 128, from.weights + k * from.tile_stride);
+    from.weights += 2048;
+    if (t < kRowTiles * 16) copy_async<8>(&to.row_scales[t / 16][t % 16][0], from.row_scales);
+    from.row_scales += step % 2 == 0 ? 8 : Layout<Q8_0>::scales - 8;
 #pragma unroll
-    for (u32 i = t; i < kColumns * 4; i += 256)
-        copy_async<4>(&to.scales[i % 4][scale_place(i / 4)],
-                      ptr<const float>(x.d) + u64(m.x_row[i / 4]) * x.blocks * 8 + step * 4 + i % 4);
+    for (int k = 0; k < 2; k++) copy_async<16>(to.codes + (t / 8 + 64 * k) * kCodeStride + t % 8 * 16, from.codes + from.columns[k]);
+    from.codes += 128;
+    copy_async<4>(&to.scales[t % 4][scale_place(t / 4)], from.others + from.scale_column);
+    from.others += 16;
 }
 
 struct IntegerGroup {
@@ -65,8 +85,8 @@ struct IntegerGroup {
     DS4_MEMBER float4 scales(int n) const { return *reinterpret_cast<const float4 *>(scale + n * 8); }
 };
 
-DS4_DEVICE void use_integers(const IntegerStage &from, u32 warp, u32 lane, WarpSums<8> &sums) {
-    u32 g = lane / 4, t = lane % 4, rows = warp % 4 * 2, columns = warp / 4 * 64;
+DS4_DEVICE void use_integers(const IntegerStage &from, u32 warp, u32 lane, WarpSums<2, 4> &sums) {
+    u32 g = lane / 4, t = lane % 4, rows = warp % 4 * 2, columns = warp / 4 * kWarpColumns;
     uint2 scales[2][2];
 #pragma unroll
     for (int k = 0; k < 4; k++) scales[k / 2][k % 2] = *reinterpret_cast<const uint2 *>(from.row_scales[rows + k / 2][g + k % 2 * 8]);
@@ -82,35 +102,34 @@ DS4_DEVICE void use_integers(const IntegerStage &from, u32 warp, u32 lane, WarpS
             for (int k = 0; k < 2; k++) s[m][k] = half_to_float(u16((i < 2 ? scales[m][k].x : scales[m][k].y) >> (i % 2 * 16)));
         }
         IntegerGroup group = {from.codes + (columns + g) * kCodeStride + i * 32 + t * 8, from.scales[i] + columns + t * 4};
-        add_group<8>(a, s, group, sums.segment);
+        add_group<2, 4>(a, s, group, sums.segment);
     }
 }
 
-DS4_DEVICE void load_halves(const TileMemory &m, HalfStage &to, const Weight &w, u32 tile, const Rows &x, u32 step) {
-    u32 t = threadIdx.x, last = div_up(w.rows, 16) - 1;
+DS4_DEVICE void load_halves(HalfStage &to, Sources &from) {
+    u32 t = threadIdx.x;
 #pragma unroll
-    for (u32 i = t; i < kRowTiles * 128; i += 256)
-        copy_async<16>(&to.weights[i / 128][0][0][0] + i % 128,
-                       ptr<const u8>(w.codes) + u64(min_u(tile + i / 128, last)) * w.blocks * Layout<F16>::codes + u64(step) * 2048 + i % 128 * 16);
+    for (int k = 0; k < 2; k++)
+        if (k < from.tiles) copy_async<16>(&to.weights[t / 128 + 4 * k][0][0][0] + t % 128, from.weights + k * from.tile_stride);
+    from.weights += 2048;
+    u32 octet = t / 64, group = t % 8 / 4, place = t / 8 % 8 * 4 + t % 4;
 #pragma unroll
-    for (u32 i = t; i < kColumns * 8; i += 256) {
-        u32 column = i / 8, piece = i % 8;
-        u64 at = u64(m.x_row[column]) * x.blocks * 256 + step * 64 + piece * 8;
-        u32 place = column % 8 * 4 + piece % 4;
-        copy_async<16>(&to.hi[column / 8][piece / 4][place], ptr<const u16>(x.hi) + at);
-        copy_async<16>(&to.lo[column / 8][piece / 4][place], ptr<const u16>(x.lo) + at);
+    for (int k = 0; k < 2; k++) {
+        copy_async<16>(&to.hi[octet + 8 * k][group][place], from.codes + from.columns[k]);
+        copy_async<16>(&to.lo[octet + 8 * k][group][place], from.others + from.columns[k]);
     }
+    from.codes += 128, from.others += 128;
 }
 
-DS4_DEVICE void use_halves(const HalfStage &from, u32 warp, u32 lane, WarpSums<8> &sums) {
-    u32 rows = warp % 4 * 2, octets = warp / 4 * 8;
+DS4_DEVICE void use_halves(const HalfStage &from, u32 warp, u32 lane, WarpSums<2, 4> &sums) {
+    u32 rows = warp % 4 * 2, octets = warp / 4 * 4;
 #pragma unroll
     for (int i = 0; i < 2; i++) {
         uint4 r[2][2];
 #pragma unroll
         for (int m = 0; m < 2; m++) r[m][0] = from.weights[rows + m][i][0][lane], r[m][1] = from.weights[rows + m][i][1][lane];
 #pragma unroll
-        for (int n = 0; n < 8; n++) {
+        for (int n = 0; n < 4; n++) {
             uint4 hi = from.hi[octets + n][i][lane], lo = from.lo[octets + n][i][lane];
 #pragma unroll
             for (int m = 0; m < 2; m++) {
@@ -124,8 +143,8 @@ DS4_DEVICE void use_halves(const HalfStage &from, u32 warp, u32 lane, WarpSums<8
     }
 }
 
-/// grid: (columns / 128, units of 128 rows of all products); 256 threads.
-DS4_KERNEL(linear_tile, 256, 1, ProductParams) {
+/// grid: (columns / 128, units of 128 rows of all products); 512 threads.
+DS4_KERNEL(linear_tile, 512, 1, ProductParams) {
     DS4_DYNAMIC_SHARED(memory);
     TileMemory &m = *reinterpret_cast<TileMemory *>(memory);
     u32 index = 0, unit = blockIdx.y, warp = threadIdx.x / 32, lane = threadIdx.x % 32;
@@ -140,11 +159,13 @@ DS4_KERNEL(linear_tile, 256, 1, ProductParams) {
         m.y_row[threadIdx.x] = column;
     }
     sync_block();
-    u32 tile = unit * kRowTiles, rows = tile + warp % 4 * 2, columns = warp / 4 * 64;
+    u32 tile = unit * kRowTiles, rows = tile + warp % 4 * 2, columns = warp / 4 * kWarpColumns;
     // Warps without rows or columns help to load.
     bool idle = first + columns >= p.rows || rows * 16 >= w.rows;
     Segments s = segments_of(w.blocks);
-    WarpSums<8> sums;
+    Sources from;
+    from.start(m, w, tile, p.x, w.type == Q8_0);
+    WarpSums<2, 4> sums;
     sums.clear();
     u32 steps = w.blocks * (w.type == Q8_0 ? 2 : 4), per_segment = s.blocks * (w.type == Q8_0 ? 2 : 4), left = per_segment;
     auto end_of_step = [&](u32 step) {
@@ -152,7 +173,7 @@ DS4_KERNEL(linear_tile, 256, 1, ProductParams) {
     };
     if (w.type == Q8_0) {
         staged<kIntegerStages>(
-            steps, [&](u32 step, u32 slot) { load_integers(m, m.integers[slot], w, tile, p.x, step); },
+            steps, [&](u32 step, u32 slot) { load_integers(m.integers[slot], from, step); },
             [&](u32 step, u32 slot) {
                 if (idle) return;
                 use_integers(m.integers[slot], warp, lane, sums);
@@ -160,7 +181,7 @@ DS4_KERNEL(linear_tile, 256, 1, ProductParams) {
             });
     } else {
         staged<kHalfStages>(
-            steps, [&](u32 step, u32 slot) { load_halves(m, m.halves[slot], w, tile, p.x, step); },
+            steps, [&](u32, u32 slot) { load_halves(m.halves[slot], from); },
             [&](u32 step, u32 slot) {
                 if (idle) return;
                 use_halves(m.halves[slot], warp, lane, sums);

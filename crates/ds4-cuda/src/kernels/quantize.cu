@@ -3,14 +3,17 @@
 
 struct QuantizeParams {
     Rows x;
-    u32 integers, halves;
+    u32 integers, halves, rows, pad;
 };
 
-/// grid: (blocks of 256 columns, rows); 256 threads.
+/// grid: (rows * blocks of 256 columns / 8); 256 threads of eight columns each.
 DS4_KERNEL(quantize, 256, 4, QuantizeParams) {
-    u32 row = blockIdx.y, column = blockIdx.x * 256 + threadIdx.x;
-    float v = column < p.x.cols ? ptr<const float>(p.x.f)[u64(row) * p.x.stride + column] : 0.0f;
-    emit_forms(p.x, row, column, v, p.integers, p.halves);
+    u32 i = blockIdx.x * 256 + threadIdx.x, per_row = p.x.blocks * 32, row = i / per_row, column = i % per_row * 8;
+    // Whole warps: a row has blocks of 256 columns.
+    if (row >= p.rows) return;
+    float v[8];
+    load_eight(ptr<const float>(p.x.f) + u64(row) * p.x.stride, column, p.x.cols, v);
+    emit_eight(p.x, u64(i) * 8, v, p.integers, p.halves);
 }
 
 struct NormParams {

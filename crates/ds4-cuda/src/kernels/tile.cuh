@@ -1,7 +1,7 @@
 // What the products of large batches share: columns brought into shared memory some steps ahead, and the product of a warp's
-// 32 rows with up to 64 columns.
+// tiles with its columns.
 //
-// A block has eight warps. Sums of the running segment and of those before it stay in registers. Sums are cut as in
+// A block has sixteen warps. Sums of the running segment and of those before it stay in registers. Sums are cut as in
 // `product.cuh`, so a column has the same bits here and in the kernels for small batches.
 #pragma once
 #include "product.cuh"
@@ -36,14 +36,14 @@ DS4_DEVICE void staged(u32 steps, const Load &load, const Use &use) {
 /// Where column c's scale lies among its group's: the four of lane t for two octets follow each other.
 DS4_DEVICE u32 scale_place(u32 c) { return c / 16 * 16 + c % 8 / 2 * 4 + c / 8 % 2 * 2 + c % 2; }
 
-/// Sums of a warp: two tiles of 16 rows times NT octets of columns.
-template <int NT>
+/// Sums of a warp: M tiles of 16 rows times NT octets of columns.
+template <int M, int NT>
 struct WarpSums {
-    float segment[2][NT][4], total[2][NT][4];
+    float segment[M][NT][4], total[M][NT][4];
 
     DS4_MEMBER void clear() {
 #pragma unroll
-        for (int m = 0; m < 2; m++)
+        for (int m = 0; m < M; m++)
 #pragma unroll
             for (int n = 0; n < NT; n++)
 #pragma unroll
@@ -52,13 +52,13 @@ struct WarpSums {
     /// Adds the segment to those before; -0 leaves the first one as it is.
     DS4_MEMBER void fold() {
 #pragma unroll
-        for (int m = 0; m < 2; m++)
+        for (int m = 0; m < M; m++)
 #pragma unroll
             for (int n = 0; n < NT; n++)
 #pragma unroll
                 for (int i = 0; i < 4; i++) total[m][n][i] += segment[m][n][i], segment[m][n][i] = 0.0f;
     }
-    /// Stores the sums of tiles `tile` and `tile` + 1. `rows[c]`: row of y of the warp's column c, of which there are `count`.
+    /// Stores the sums of the tiles from `tile` on. `rows[c]`: row of y of the warp's column c, of which there are `count`.
     DS4_MEMBER void store(const Weight &w, u32 tile, const u32 *rows, u32 count, float *y, u32 stride, float scale) const {
         u32 lane = threadIdx.x % 32, g = lane / 4, t = lane % 4;
 #pragma unroll
@@ -69,7 +69,7 @@ struct WarpSums {
                 if (column >= count) continue;
                 float *to = y + u64(rows[column]) * stride + tile * 16 + g;
 #pragma unroll
-                for (int m = 0; m < 2; m++)
+                for (int m = 0; m < M; m++)
 #pragma unroll
                     for (int half = 0; half < 2; half++) {
                         u32 row = m * 16 + half * 8;
@@ -79,12 +79,12 @@ struct WarpSums {
     }
 };
 
-/// Adds the scaled products of one group: operands and scales of two tiles times NT octets of columns.
+/// Adds the scaled products of one group: operands and scales of M tiles times NT octets of columns.
 ///
 /// `b.codes(n)`: the lane's 8 int8 codes of column g of octet n. `b.scales(n)`: scales of columns 2t and 2t + 1 of octets n and
 /// n + 1.
-template <int NT, class B>
-DS4_DEVICE void add_group(const u32 (&a)[2][4], const float (&s)[2][2], const B &b, float (&acc)[2][NT][4]) {
+template <int M, int NT, class B>
+DS4_DEVICE void add_group(const u32 (&a)[M][4], const float (&s)[M][2], const B &b, float (&acc)[M][NT][4]) {
 #pragma unroll
     for (int n = 0; n < NT; n += 2) {
         float4 d = b.scales(n);
@@ -94,7 +94,7 @@ DS4_DEVICE void add_group(const u32 (&a)[2][4], const float (&s)[2][2], const B 
             u32 operand[2] = {codes.x, codes.y};
             float even = k == 0 ? d.x : d.z, odd = k == 0 ? d.y : d.w;
 #pragma unroll
-            for (int m = 0; m < 2; m++) {
+            for (int m = 0; m < M; m++) {
                 int c[4] = {kMagicInt, kMagicInt, kMagicInt, kMagicInt};
                 mma_s8(c, a[m], operand);
                 float(&to)[4] = acc[m][n + k];
