@@ -32,7 +32,7 @@ fn wrong_usage_has_its_own_exit_code_and_names_the_option() {
         (&["run", "-p", "a", "-n", "0"], "--tokens"),
         (&["run", "-p", "a", "--ctx", "9999999"], "--ctx is 9999999"),
         (&["run", "-p", "a", "--think", "much"], "--think"),
-        (&["run", "-p", "a", "--cpu-features", "mmx"], "scalar, avx2, avx512, neon"),
+        (&["run", "-p", "a", "--cpu-features", "mmx"], "scalar, avx2, avx512, amx, neon"),
         (&["debug", "logits", "--tokens", "a"], "--out"),
     ];
     for (args, part) in cases {

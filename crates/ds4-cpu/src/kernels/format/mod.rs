@@ -5,7 +5,7 @@ mod avx512;
 pub(super) mod iq2_xxs;
 pub(super) mod mxfp4;
 mod q2_k;
-mod q4_k;
+pub(super) mod q4_k;
 mod q8_0;
 
 #[cfg(target_arch = "x86_64")]

@@ -7,8 +7,9 @@
 //! adds the groups up in order: sixteen chains of fused multiply-adds at once. The arithmetic is that of the tiles of
 //! [`matmul_i8`](super::matmul_i8()), bit for bit.
 //!
-//! Written for AVX-512; elsewhere, and for formats without a file here, the tiles do the work.
+//! Written for AVX-512, a file per format, and for AVX2, all formats in one; elsewhere the tiles do the work.
 
+mod avx2;
 mod iq2_xxs;
 mod mxfp4;
 mod partial;
@@ -31,6 +32,11 @@ use std::ops::Range;
 /// with half the distance, and 11 (less than without) when into the L1 cache.
 const PREFETCH: usize = 8192;
 
+/// See [`Kernel::row`].
+type Row = unsafe fn(&[u8], QuantizedRow<'_>, usize, &mut Partial);
+/// See [`Kernel::finish`].
+type Finish = unsafe fn(&Partial, &[f32], &mut [f32; ROWS]);
+
 /// How a format is computed.
 #[derive(Clone, Copy)]
 struct Kernel {
@@ -42,18 +48,20 @@ struct Kernel {
     /// # Safety
     /// The processor has the instructions that [`kernel`] asks for; the bytes are those of the activations' number of
     /// groups (whole blocks, at most [`GROUPS`] groups), the row is below [`ROWS`].
-    row: unsafe fn(&[u8], QuantizedRow<'_>, usize, &mut Partial),
+    row: Row,
     /// Second pass: continues the accumulators of the sixteen rows with the groups whose activation scales are given.
     ///
     /// # Safety
     /// The processor has the instructions that [`kernel`] asks for; there are at most [`GROUPS`] groups.
-    finish: unsafe fn(&Partial, &[f32], &mut [f32; ROWS]),
+    finish: Finish,
 }
 
 /// What this processor has for weights of type `ty`.
 fn kernel(isa: Isa, ty: TensorType) -> Option<Kernel> {
-    if isa.kind() != Kind::Avx512 {
-        return None;
+    match isa.kind() {
+        Kind::Avx512 => {}
+        Kind::Avx2 => return avx2::kernel(ty),
+        _ => return None,
     }
     match ty {
         TensorType::Q8_0 => Some(Kernel { arrange: q8_0::arrange, row: q8_0::row, finish: q8_0::finish }),
@@ -63,7 +71,8 @@ fn kernel(isa: Isa, ty: TensorType) -> Option<Kernel> {
         TensorType::IQ2_XXS if super::format::iq2_xxs::vbmi::is_offered() => {
             Some(Kernel { arrange: iq2_xxs::arrange, row: iq2_xxs::row, finish: iq2_xxs::finish })
         }
-        _ => None,
+        // IQ2_XXS on processors without byte permutations (Skylake, Cascade Lake).
+        _ => avx2::kernel(ty),
     }
 }
 

@@ -19,6 +19,10 @@ pub(super) struct Partial {
     pub d: [[u16; ROWS]; GROUPS],
     /// The f16 scale of a block's minima.
     pub dmin: [[u16; ROWS]; GROUPS],
+    /// In place of these, with AVX2, the scale of a group.
+    pub scales: [[f32; ROWS]; GROUPS],
+    /// And that of its minima.
+    pub min_scales: [[f32; ROWS]; GROUPS],
 }
 
 impl Partial {
@@ -28,6 +32,8 @@ impl Partial {
             min_sums: [[0; GROUPS]; ROWS],
             d: [[0; ROWS]; GROUPS],
             dmin: [[0; ROWS]; GROUPS],
+            scales: [[0.0; ROWS]; GROUPS],
+            min_scales: [[0.0; ROWS]; GROUPS],
         }
     }
 }
