@@ -6,6 +6,7 @@
 //!   the same segments for one row and for thousands, sums have one order, and nothing is added atomically.
 
 pub mod backend;
+mod bandwidth;
 mod cache;
 pub mod device;
 mod params;
@@ -14,6 +15,7 @@ mod tensors;
 mod weights;
 
 pub use backend::{CudaBackend, CudaOptions};
+pub use bandwidth::read_bandwidth;
 pub use cache::CudaSequence;
 pub use device::cuda::{CudaDevice, DeviceInfo, devices};
 pub use device::{Device, DeviceError};

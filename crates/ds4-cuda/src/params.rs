@@ -108,6 +108,7 @@ params! {
         gate: u64, up: u64, weights: u64, mid: Rows, n_ff: u32, used: u32, slots: u32, limit: f32, integers: u32,
         halves: u32,
     }
+    ReadAll { from: u64, sums: u64, pieces: u64 }
     FillWords { to: u64, count: u32, value: u32 }
     Combine { parts: u64, output: u64, n_embd: u32, slots: u32 }
 }

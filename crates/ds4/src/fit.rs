@@ -129,6 +129,18 @@ fn needs_of_published(kv: KvPrecision) -> anyhow::Result<Vec<Needs>> {
     PUBLISHED.iter().map(of_file).collect()
 }
 
+/// Outlines of the published models whose layers are all of one recipe, by name, the smallest file first.
+///
+/// # Errors
+/// No temporary file can be made.
+pub fn uniform_models() -> anyhow::Result<Vec<(&'static str, Model)>> {
+    let uniform = PUBLISHED.iter().filter_map(|file| match file.experts {
+        Experts::Uniform(shape) => Some((file.name, shape)),
+        Experts::Mixed { .. } => None,
+    });
+    uniform.map(|(name, shape)| Ok((name, outline(shape)?))).collect()
+}
+
 /// A model of a published shape whose weights are a hole in a temporary file: what it needs can be counted, and no disk
 /// is filled nor memory used for that.
 fn outline(shape: &str) -> anyhow::Result<Model> {

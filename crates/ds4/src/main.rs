@@ -3,6 +3,7 @@
 mod answer;
 mod args;
 mod backend;
+mod card;
 mod catalog;
 mod commands;
 mod exit;

@@ -1,5 +1,6 @@
 //! Log-probabilities of the model's own distribution.
 
+use super::softmax::Softmax;
 use super::truncation::rank;
 
 /// Most tokens whose log-probabilities can be asked for beside the sampled one.
@@ -31,15 +32,14 @@ pub(super) struct Distribution {
 }
 
 impl Distribution {
-    /// logits: [n_vocab], no NaN, no +∞, at least one finite.
-    pub(super) fn new(logits: &[f32]) -> Self {
-        let max = logits.iter().copied().fold(f32::NEG_INFINITY, f32::max) as f64;
-        let sum: f64 = logits.iter().map(|&logit| libm::exp(logit as f64 - max)).sum();
-        Self { log_sum: max + libm::log(sum) }
+    /// logits: [n_vocab], no NaN, no +∞; `max` is the largest, finite.
+    pub(super) fn new(logits: &[f32], max: f32) -> Self {
+        Self { log_sum: f64::from(max) + libm::log(Softmax::new(max, 1.0).sum(logits)) }
     }
 
+    /// Of a token with this logit; of a NaN, as of -∞, -∞.
     pub(super) fn of(&self, logit: f32) -> f32 {
-        (logit as f64 - self.log_sum) as f32
+        if logit.is_nan() { f32::NEG_INFINITY } else { (f64::from(logit.min(f32::MAX)) - self.log_sum) as f32 }
     }
 
     /// The `count` likeliest tokens.

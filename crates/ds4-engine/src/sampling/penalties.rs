@@ -33,7 +33,8 @@ impl Penalties {
         }
     }
 
-    fn is_off(&self) -> bool {
+    /// Whether logits stay as they are.
+    pub(super) fn is_off(&self) -> bool {
         self.repetition == 1.0 && self.presence == 0.0 && self.frequency == 0.0
     }
 

@@ -3,6 +3,7 @@
 use super::logprobs::{Distribution, TokenLogprobs};
 use super::penalties::Penalties;
 use super::random::RandomStream;
+use super::softmax::{BLOCK, Softmax, copy_sane, largest};
 use super::truncation::{Candidate, Truncation};
 use super::{Directive, SamplingParams};
 
@@ -98,28 +99,24 @@ impl Sampler {
     pub fn sample(&mut self, logits: &[f32], directive: &Directive<'_>) -> Result<Sampled, SampleError> {
         let n_vocab = logits.len();
         let unit = self.random.next_unit();
-        self.work.clear();
-        // The explicit case, because `f32::min` would turn a NaN into the largest number.
-        let sane = |&logit: &f32| if logit.is_nan() { f32::NEG_INFINITY } else { logit.min(f32::MAX) };
-        self.work.extend(logits.iter().map(sane));
-        if largest(&self.work).is_none() {
+        let Some(likeliest) = copy_sane(logits, &mut self.work) else {
             return Err(SampleError::NoLogits { n_vocab });
-        }
+        };
         let report = self.logprobs.map(|count| {
-            let distribution = Distribution::new(&self.work);
+            let distribution = Distribution::new(&self.work, likeliest.1);
             let top = distribution.top(&self.work, count);
             (distribution, top)
         });
 
-        let token = self.choose(directive, unit)?;
+        let token = self.choose(likeliest, directive, unit)?;
         self.penalties.accept(token);
-        let logprobs = report
-            .map(|(distribution, top)| TokenLogprobs { logprob: distribution.of(sane(&logits[token as usize])), top });
+        let logprobs =
+            report.map(|(distribution, top)| TokenLogprobs { logprob: distribution.of(logits[token as usize]), top });
         Ok(Sampled { token, logprobs })
     }
 
-    /// Chooses from `work`, which it changes.
-    fn choose(&mut self, directive: &Directive<'_>, unit: f64) -> Result<u32, SampleError> {
+    /// Chooses from `work`, which it changes; `likeliest` is its largest logit.
+    fn choose(&mut self, likeliest: (u32, f32), directive: &Directive<'_>, unit: f64) -> Result<u32, SampleError> {
         let n_vocab = self.work.len();
         if let Some(token) = directive.forced {
             return if (token as usize) < n_vocab {
@@ -142,37 +139,53 @@ impl Sampler {
                 *logit = f32::NEG_INFINITY;
             }
         }
-        let Some((likeliest, max)) = largest(&self.work) else {
+        let unchanged = self.bias.is_empty()
+            && self.penalties.is_off()
+            && directive.allowed.is_none()
+            && directive.banned.is_empty();
+        let largest = if unchanged { Some(likeliest) } else { largest(&self.work) };
+        let Some((likeliest, max)) = largest else {
             return Err(SampleError::NothingAllowed { n_vocab });
         };
         if directive.greedy || self.truncation.temperature == 0.0 {
             return Ok(likeliest);
         }
+        let softmax = Softmax::new(max, self.truncation.temperature);
+        if self.truncation.is_off() {
+            // Every token: first the block of them, then the one inside.
+            self.weights.clear();
+            self.weights.extend(self.work.chunks(BLOCK).map(|block| softmax.block_sum(block)));
+            return Ok(draw(&self.weights, unit).map_or(likeliest, |(block, rest)| {
+                let first = block * BLOCK;
+                let inside = self.work[first..].iter().take(BLOCK).map(|&logit| f64::from(softmax.weight(logit)));
+                reach(inside, rest).map_or(likeliest, |(index, _)| (first + index) as u32)
+            }));
+        }
         self.truncation.select(&self.work, max, &mut self.candidates);
         self.weights.clear();
-        self.weights.extend(self.candidates.iter().map(|&(_, logit)| self.truncation.weight(logit, max)));
-        Ok(draw(&self.weights, unit).map_or(likeliest, |index| self.candidates[index].0))
+        self.weights.extend(self.candidates.iter().map(|&(_, logit)| f64::from(softmax.weight(logit))));
+        Ok(draw(&self.weights, unit).map_or(likeliest, |(index, _)| self.candidates[index].0))
     }
 }
 
-/// The largest logit and its token, of equal ones the lowest id; `None` if there is none above -∞.
-fn largest(logits: &[f32]) -> Option<(u32, f32)> {
-    let max = logits.iter().copied().fold(f32::NEG_INFINITY, f32::max);
-    if max == f32::NEG_INFINITY {
-        return None;
-    }
-    logits.iter().position(|&logit| logit == max).map(|token| (token as u32, max))
+/// Draws an index, each with a probability in proportion to its weight, by the uniform number `unit`; and how far into its
+/// weight the number reaches. `None` if no weight is above zero.
+fn draw(weights: &[f64], unit: f64) -> Option<(usize, f64)> {
+    reach(weights.iter().copied(), unit * weights.iter().sum::<f64>())
 }
 
-/// Draws an index, each with a probability in proportion to its weight, by the uniform number `unit`. `None` if no weight is
-/// above zero.
-fn draw(weights: &[f64], unit: f64) -> Option<usize> {
-    let target = unit * weights.iter().sum::<f64>();
-    let mut passed = 0.0;
-    let reached = weights.iter().position(|&weight| {
+/// The first index at which the sum of the weights exceeds `target`, and what of the target is left there. Rounding can put the
+/// target at the very end; then it is the last index that has any weight.
+fn reach(weights: impl Iterator<Item = f64>, target: f64) -> Option<(usize, f64)> {
+    let (mut passed, mut last) = (0.0, None);
+    for (index, weight) in weights.enumerate() {
+        if weight > 0.0 {
+            last = Some((index, target - passed));
+        }
         passed += weight;
-        passed > target
-    });
-    // Rounding can leave the target at the very end; then it is the last index that has any weight.
-    reached.or_else(|| weights.iter().rposition(|&weight| weight > 0.0))
+        if passed > target && weight > 0.0 {
+            break;
+        }
+    }
+    last
 }

@@ -2,6 +2,8 @@
 
 use std::cmp::Ordering;
 
+use super::softmax::Softmax;
+
 /// A token and its logit.
 pub(super) type Candidate = (u32, f32);
 
@@ -23,74 +25,111 @@ pub(super) struct Truncation {
 }
 
 impl Truncation {
-    /// The weight of a token relative to the likeliest one, whose logit is `max`: exp((logit - max) / temperature).
-    pub(super) fn weight(&self, logit: f32, max: f32) -> f64 {
-        libm::exp((logit as f64 - max as f64) / self.temperature)
+    /// Whether every token with a logit above -∞ passes.
+    pub(super) fn is_off(&self) -> bool {
+        self.top_k == 0 && self.top_p >= 1.0 && self.min_p == 0.0
     }
 
     /// Fills `candidates` with the tokens that pass top-k, top-p and min-p, in order of their ids.
     ///
     /// logits: [n_vocab], no NaN, no +∞; `max` is the largest, finite. Tokens of logit -∞ never pass; the
-    /// likeliest always does. Without top-p, or with it and few likely tokens, this takes linear time.
+    /// likeliest always does. Few likely tokens take linear time.
     pub(super) fn select(&self, logits: &[f32], max: f32, candidates: &mut Vec<Candidate>) {
+        let softmax = Softmax::new(max, self.temperature);
+        let by_id = |candidates: &mut Vec<Candidate>| candidates.sort_unstable_by_key(|&(token, _)| token);
         // Top-p is a share of what top-k left, so what min-p will drop has to stay for the sum.
-        let needs_sum = self.top_p < 1.0;
-        let lowest = if needs_sum { f64::NEG_INFINITY } else { self.lowest_logit(max) };
-        candidates.clear();
-        let all = logits.iter().enumerate().map(|(token, &logit)| (token as u32, logit));
-        candidates.extend(all.filter(|&(_, logit)| logit > f32::NEG_INFINITY && logit as f64 >= lowest));
-
-        let mut selected = false;
-        if self.top_k > 0 && self.top_k < candidates.len() {
-            candidates.select_nth_unstable_by(self.top_k - 1, rank);
-            candidates.truncate(self.top_k);
-            selected = true;
-        }
-        if needs_sum {
-            // In order of ids: a sum must not depend on how the selection permuted its terms.
-            if selected {
-                candidates.sort_unstable_by_key(|&(token, _)| token);
+        if self.top_k > 0 {
+            self.gather_likeliest(logits, max, candidates, |candidates| candidates.len() >= self.top_k);
+            if candidates.len() > self.top_k {
+                candidates.select_nth_unstable_by(self.top_k - 1, rank);
+                candidates.truncate(self.top_k);
             }
-            let sum: f64 = candidates.iter().map(|&(_, logit)| self.weight(logit, max)).sum();
-            let lowest = self.lowest_logit(max);
-            candidates.retain(|&(_, logit)| logit as f64 >= lowest);
-            self.keep_share(candidates, max, self.top_p * sum);
-            selected = true;
+            // A sum must not depend on how the selection permuted its terms.
+            by_id(candidates);
+            if self.top_p < 1.0 {
+                let sum: f64 = candidates.iter().map(|&(_, logit)| f64::from(softmax.weight(logit))).sum();
+                keep_share(candidates, softmax, self.top_p * sum);
+            }
+        } else if self.top_p < 1.0 {
+            let share = self.top_p * softmax.sum(logits);
+            self.gather_likeliest(logits, max, candidates, |candidates| keep_share(candidates, softmax, share));
+        } else {
+            gather(logits, self.lowest_logit(max), candidates);
+            return;
         }
-        if selected {
-            candidates.sort_unstable_by_key(|&(token, _)| token);
-        }
+        let lowest = self.lowest_logit(max);
+        candidates.retain(|&(_, logit)| f64::from(logit) >= lowest);
+        by_id(candidates);
     }
 
     /// The lowest logit that min-p lets pass.
     fn lowest_logit(&self, max: f32) -> f64 {
-        if self.min_p > 0.0 { max as f64 + self.temperature * libm::log(self.min_p) } else { f64::NEG_INFINITY }
+        if self.min_p > 0.0 { f64::from(max) + self.temperature * libm::log(self.min_p) } else { f64::NEG_INFINITY }
     }
 
-    /// Keeps the likeliest candidates that together reach the weight `share`, at least one.
-    ///
-    /// Sorts only as many as are needed: blocks of the likeliest, each eight times as large as the one before.
-    fn keep_share(&self, candidates: &mut Vec<Candidate>, max: f32, share: f64) {
-        const FIRST_BLOCK: usize = 64;
-        let (mut sum, mut sorted, mut block) = (0.0, 0, FIRST_BLOCK);
-        while sorted < candidates.len() {
-            let rest = &mut candidates[sorted..];
-            if block < rest.len() {
-                rest.select_nth_unstable_by(block - 1, rank);
+    /// Gathers all tokens above a bound, lower and lower until `enough` says so or there are no more.
+    fn gather_likeliest(
+        &self,
+        logits: &[f32],
+        max: f32,
+        candidates: &mut Vec<Candidate>,
+        mut enough: impl FnMut(&mut Vec<Candidate>) -> bool,
+    ) {
+        /// How far below the likeliest, in temperatures; e^-3 and so on.
+        const BOUNDS: [f64; 5] = [3.0, 6.0, 12.0, 24.0, f64::INFINITY];
+        for bound in BOUNDS {
+            gather(logits, f64::from(max) - bound * self.temperature, candidates);
+            if enough(candidates) {
+                return;
             }
-            let taken = block.min(rest.len());
-            rest[..taken].sort_unstable_by(rank);
-            for (index, &(_, logit)) in rest[..taken].iter().enumerate() {
-                sum += self.weight(logit, max);
-                if sum >= share {
-                    candidates.truncate(sorted + index + 1);
-                    return;
-                }
-            }
-            sorted += taken;
-            block *= 8;
         }
     }
+}
+
+/// The tokens whose logits are at least `lowest` and above -∞, in order of their ids.
+fn gather(logits: &[f32], lowest: f64, candidates: &mut Vec<Candidate>) {
+    /// Most groups have nothing to gather, which one comparison of vectors tells.
+    const GROUP: usize = 32;
+    candidates.clear();
+    // As float32, rounded down: what is above `lowest` in float64 is above this.
+    let bound = (lowest as f32).next_down().max(f32::MIN);
+    for (group, values) in logits.chunks(GROUP).enumerate() {
+        if !values.iter().fold(false, |any, &logit| any | (logit >= bound)) {
+            continue;
+        }
+        for (inside, &logit) in values.iter().enumerate() {
+            if logit > f32::NEG_INFINITY && f64::from(logit) >= lowest {
+                candidates.push(((group * GROUP + inside) as u32, logit));
+            }
+        }
+    }
+}
+
+/// Keeps the likeliest candidates that together reach the weight `share`, at least one; false, and all of them, if they do not
+/// reach it.
+///
+/// Sorts only as many as are needed: blocks of the likeliest, each eight times as large as the one before.
+fn keep_share(candidates: &mut Vec<Candidate>, softmax: Softmax, share: f64) -> bool {
+    const FIRST_BLOCK: usize = 64;
+    let (mut sum, mut sorted, mut block) = (0.0, 0, FIRST_BLOCK);
+    while sorted < candidates.len() {
+        let rest = &mut candidates[sorted..];
+        if block < rest.len() {
+            rest.select_nth_unstable_by(block - 1, rank);
+        }
+        let taken = block.min(rest.len());
+        rest[..taken].sort_unstable_by(rank);
+        for (index, &(_, logit)) in rest[..taken].iter().enumerate() {
+            sum += f64::from(softmax.weight(logit));
+            if sum >= share {
+                candidates.truncate(sorted + index + 1);
+                return true;
+            }
+        }
+        sorted += taken;
+        block *= 8;
+    }
+    false
 }
 
 #[cfg(test)]
@@ -112,16 +151,22 @@ mod tests {
         if truncation.top_k > 0 {
             all.truncate(truncation.top_k);
         }
+        let softmax = Softmax::new(max, truncation.temperature);
         let mut by_id = all.clone();
         by_id.sort_by_key(|c| c.0);
-        let share = truncation.top_p * by_id.iter().map(|c| truncation.weight(c.1, max)).sum::<f64>();
+        // The sum over a whole vocabulary has an order of its own.
+        let sum = match truncation.top_k {
+            0 => softmax.sum(logits),
+            _ => by_id.iter().map(|c| f64::from(softmax.weight(c.1))).sum(),
+        };
+        let share = truncation.top_p * sum;
         let mut sum = 0.0;
         let mut kept = Vec::new();
         for &(token, logit) in &all {
             if truncation.top_p < 1.0 && sum >= share && !kept.is_empty() {
                 break;
             }
-            sum += truncation.weight(logit, max);
+            sum += f64::from(softmax.weight(logit));
             if truncation.min_p == 0.0
                 || logit as f64 >= max as f64 + truncation.temperature * libm::log(truncation.min_p)
             {

@@ -4,6 +4,8 @@ use std::path::PathBuf;
 
 use clap::Args;
 
+use super::Size;
+
 const ABOUT: &str = "Show what a model file holds, and check it";
 
 const LONG_ABOUT: &str = "\
@@ -18,6 +20,7 @@ Examples:
   ds4 inspect                          the built-in demo model
   ds4 inspect v4-flash-q2.gguf
   ds4 inspect --deep v4-flash-q2.gguf  reads the whole file
+  ds4 inspect --card-memory 96G FILE   would it fit an NVIDIA card of 96 GiB?
   ds4 inspect --json FILE | jq .parameters";
 
 /// Arguments of `ds4 inspect`.
@@ -35,6 +38,10 @@ pub struct InspectArgs {
     /// List every tensor
     #[arg(long)]
     pub tensors: bool,
+
+    /// Plan for an NVIDIA card with this much memory, instead of for this machine's cards
+    #[arg(long, value_name = "SIZE")]
+    pub card_memory: Option<Size>,
 
     /// One JSON object instead of text
     #[arg(long)]

@@ -55,6 +55,22 @@ fn json_adds_up() {
 }
 
 #[test]
+fn a_card_is_planned_for_without_having_one() {
+    let fits = |size: &str| report(&ds4_testdata::nano(), &["--card-memory", size]).0["cards"][0].clone();
+    let large = fits("8G");
+    assert_eq!((large["memory"].as_u64(), &large["problem"]), (Some(8 << 30), &Value::Null));
+    let plan = |field: &str| large["plan"][field].as_u64().unwrap();
+    assert_eq!(plan("weights") + plan("scratch") + plan("reserve") + plan("headroom"), 8 << 30);
+    // Laid out in tiles, a small model takes more than its file, but not several times as much.
+    let file = std::fs::metadata(ds4_testdata::nano()).unwrap().len();
+    assert!((file / 2..file * 4).contains(&plan("weights")), "{large}");
+    assert!(plan("context") > 100_000, "{large}");
+    let small = fits("100M");
+    assert!(small["problem"].as_str().unwrap().contains("does not fit into the GPU's memory"), "{small}");
+    assert!(ds4(["inspect", "--card-memory", "8G"]).stdout().contains("NVIDIA card (8.00 GiB): weights"));
+}
+
+#[test]
 fn tensors_are_listed_on_request() {
     let gguf = Gguf::open(ds4_testdata::nano()).unwrap();
     let text = ds4(["inspect", "--tensors"]).stdout();

@@ -44,8 +44,9 @@ pub fn execute(args: &BenchArgs) -> anyhow::Result<Outcome> {
             measure::measure(&mut *backend, device, Some(bandwidth), &plan, &interrupt)
         }
         AnyBackend::Cuda(mut backend) => {
+            let bandwidth = ds4_cuda::read_bandwidth(backend.device())?;
             let device = ds4_cuda::Device::name(&**backend.device());
-            measure::measure(&mut *backend, device, None, &plan, &interrupt)
+            measure::measure(&mut *backend, device, bandwidth, &plan, &interrupt)
         }
         AnyBackend::Wgpu(mut backend) => {
             let card = backend.adapter();

@@ -1,6 +1,7 @@
 //! `ds4 doctor`: what this machine can run, and whether it computes correctly.
 
 mod adapter;
+mod card;
 mod self_test;
 mod text;
 
@@ -18,6 +19,7 @@ use crate::model_source::ModelSource;
 use crate::terminal::{self, Stream};
 
 use adapter::Adapter;
+use card::Card;
 use self_test::ModeResult;
 
 /// Everything that was found.
@@ -36,29 +38,6 @@ struct Report {
     /// Name of the published file to download.
     recommended: Option<String>,
     self_test: Option<Vec<ModeResult>>,
-}
-
-/// An NVIDIA card.
-#[derive(Debug, Serialize)]
-struct Card {
-    name: String,
-    memory: u64,
-    /// Compute capability.
-    capability: String,
-    /// The newest CUDA version that the driver knows.
-    cuda: String,
-}
-
-/// The cards of this machine; none without a driver.
-fn cards() -> Vec<Card> {
-    let devices = ds4_cuda::devices().unwrap_or_default();
-    let card = |device: ds4_cuda::DeviceInfo| Card {
-        name: device.name,
-        memory: device.memory,
-        capability: format!("{}.{}", device.capability.0, device.capability.1),
-        cuda: format!("{}.{}", device.driver / 1000, device.driver % 1000 / 10),
-    };
-    devices.into_iter().map(card).collect()
 }
 
 /// Looks, tests if asked to, and reports.
@@ -85,7 +64,7 @@ pub fn execute(args: &DoctorArgs) -> anyhow::Result<Outcome> {
         },
         false => None,
     };
-    let cuda = cards();
+    let cuda = Card::look(kv)?;
     let adapters: Vec<Adapter> = ds4_wgpu::adapters(ds4_wgpu::Api::Any).into_iter().map(Adapter::from).collect();
     let mut backends = vec!["cpu"];
     if !cuda.is_empty() {

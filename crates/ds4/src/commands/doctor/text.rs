@@ -16,10 +16,8 @@ pub fn write(report: &Report, width: usize, style: Style) -> String {
     let mut page = Page { text: String::new(), width, style };
     page.machine(&report.machine, &report.adapters);
     for card in &report.cuda {
-        let facts =
-            [bytes(card.memory), format!("compute capability {}", card.capability), format!("CUDA {}", card.cuda)];
-        let parts = [vec![printable(&card.name).into_owned()], facts.to_vec()].concat();
-        page.field("CUDA", &parts);
+        page.field("CUDA", &card.facts());
+        page.field("", &card.uses());
     }
     page.models(report);
     page.advice(report);

@@ -26,7 +26,7 @@ const PLAIN_WIDTH: usize = 80;
 pub fn execute(args: &InspectArgs) -> anyhow::Result<Outcome> {
     let source = ModelSource::new(args.file.as_deref());
     let gguf = source.open()?;
-    let mut report = Report::new(&gguf);
+    let mut report = Report::new(&gguf, args.card_memory.map(|size| size.0));
     if args.deep {
         let interrupt = Interrupt::install()?;
         report.deep = match deep::check(&gguf, &interrupt)? {

@@ -8,6 +8,7 @@ use serde::Serialize;
 
 use super::class::Class;
 use super::deep::DeepResult;
+use crate::card::CardFit;
 use crate::fit::{self, Fit};
 use crate::machine::Memory;
 use crate::model_source::{check_vocabulary, tokenizer_of};
@@ -44,6 +45,8 @@ pub struct Report {
     pub reads: Vec<ReadsAt>,
     /// Whether it fits this machine, if ds4 can run it, at the model's own cache precision.
     pub fit: Option<Fit>,
+    /// Whether it fits the NVIDIA cards of this machine, or the one that was asked about.
+    pub cards: Vec<CardFit>,
     /// Every tensor, in file order.
     pub tensors: Vec<TensorLine>,
     /// What reading every block found, if that was asked for.
@@ -148,7 +151,8 @@ fn type_name<S: serde::Serializer>(ty: &TensorType, serializer: S) -> Result<S::
 
 impl Report {
     /// Looks at everything but the tensors' data (of which the vectors and routing tables are read).
-    pub fn new(gguf: &Gguf) -> Report {
+    /// `card_memory`: bytes of a card that is planned for instead of this machine's.
+    pub fn new(gguf: &Gguf, card_memory: Option<u64>) -> Report {
         let config = Config::from_gguf(gguf);
         let model = Model::new(gguf.clone());
         let problems = problems(gguf, &model);
@@ -166,6 +170,7 @@ impl Report {
             state: config.as_ref().map(states).unwrap_or_default(),
             reads: model.as_ref().map(reads).unwrap_or_default(),
             fit: model.as_ref().ok().map(fit_of),
+            cards: model.as_ref().map(|model| cards(model, card_memory)).unwrap_or_default(),
             shape: config.ok().map(Shape::from),
             tensors: tensors.iter().map(TensorLine::from).collect(),
             deep: None,
@@ -181,6 +186,13 @@ impl Report {
 /// How the model fits this machine as it is now. Its speed is not measured here.
 fn fit_of(model: &Model) -> Fit {
     fit::of_model(model.gguf().name().to_owned(), model, KvPrecision::Model, Memory::look(), None)
+}
+
+fn cards(model: &Model, memory: Option<u64>) -> Vec<CardFit> {
+    match memory {
+        Some(memory) => vec![CardFit::new("NVIDIA card".to_owned(), memory, model, KvPrecision::Model)],
+        None => CardFit::of_this_machine(model, KvPrecision::Model),
+    }
 }
 
 /// A file may claim tensors of any size over the same bytes; a sum that does not fit stays at the top.
@@ -364,7 +376,7 @@ mod tests {
 
     #[test]
     fn sums_cover_every_tensor() {
-        let report = Report::new(&crate::model_source::ModelSource::Demo.open().unwrap());
+        let report = Report::new(&crate::model_source::ModelSource::Demo.open().unwrap(), None);
         assert_eq!(report.problems, [""; 0]);
         assert_eq!(report.classes.iter().map(|class| class.tensors).sum::<u64>(), report.tensors.len() as u64);
         assert_eq!(report.classes.iter().map(|class| class.bytes).sum::<u64>(), report.tensor_bytes);

@@ -178,6 +178,10 @@ impl Page {
                 ),
             ),
         }
+        for card in &report.cards {
+            let (fits, sentence) = card.sentence();
+            self.marked(fits, &printable(&sentence));
+        }
     }
 
     fn verdict(&mut self, report: &Report) {
@@ -252,7 +256,7 @@ mod tests {
 
     #[test]
     fn a_narrow_terminal_is_not_exceeded() {
-        let report = Report::new(&ModelSource::Demo.open().unwrap());
+        let report = Report::new(&ModelSource::Demo.open().unwrap(), Some(24 << 30));
         for width in [60, 80] {
             let text = write(&report, false, width, style(Stream::Output));
             let longest = text.lines().map(|line| line.chars().count()).max();
