@@ -118,7 +118,7 @@ pub(crate) const MOST_PRODUCTS: usize = 7;
 
 impl Rows {
     /// The rows from number `row` on.
-    pub fn from_row(mut self, row: usize) -> Self {
+    pub fn starting_at(mut self, row: usize) -> Self {
         let row = row as u64;
         let padded = row * u64::from(self.blocks) * 256;
         self.f += row * u64::from(self.stride) * 4;

@@ -268,7 +268,7 @@ impl Executor {
         self.swiglu(layer, true, Self::has_halves(&t.down_shexp))?;
         self.tiles(&[(&t.down_exps, down)], work.mid.params, items, true)?;
         let shared = Linear { groups: self.slots(), ..self.shared_slots(t.down_shexp, down) };
-        self.launch_tiles(work.mid.params.from_row(config.n_expert_used), rows, &[shared])
+        self.launch_tiles(work.mid.params.starting_at(config.n_expert_used), rows, &[shared])
     }
 
     /// A product of the shared expert, whose results are those of every row's last slot.
