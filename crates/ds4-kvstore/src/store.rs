@@ -157,8 +157,28 @@ impl KvStore {
     /// Keeps a small fact under a name in a space of names. Written behind; replaces the value before.
     pub fn put_fact(&self, space: &str, key: &[u8], value: &[u8]) {
         if let Some(writer) = &self.0.writer {
-            writer.put_fact(space.to_owned(), key.to_vec(), value.to_vec());
+            writer.set_fact(space.to_owned(), key.to_vec(), Some(value.to_vec()));
         }
+    }
+
+    /// Forgets the fact under a name. Written behind.
+    pub fn forget_fact(&self, space: &str, key: &[u8]) {
+        if let Some(writer) = &self.0.writer {
+            writer.set_fact(space.to_owned(), key.to_vec(), None);
+        }
+    }
+
+    /// All facts of a space that have reached the disk, by name.
+    pub fn facts(&self, space: &str) -> Vec<(Vec<u8>, Vec<u8>)> {
+        let reader = self.reader();
+        let found = reader
+            .connection
+            .prepare_cached("SELECT key, value FROM facts WHERE space = ?1 ORDER BY key")
+            .and_then(|mut statement| statement.query_map([space], |row| Ok((row.get(0)?, row.get(1)?)))?.collect());
+        found.unwrap_or_else(|error| {
+            self.warn(format!("the KV cache's index cannot be read: {error}"));
+            Vec::new()
+        })
     }
 
     /// The fact under a name, if it is there and has reached the disk.

@@ -8,6 +8,8 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, mpsc};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
+use rusqlite::OptionalExtension;
+
 use crate::index::{Id, Index, NewSnapshot, Removed};
 use crate::key::ChainKey;
 use crate::record::{Header, Kind};
@@ -109,7 +111,12 @@ type Task = Box<dyn FnOnce(&mut Core) + Send>;
 
 enum Command {
     Save(Keyed),
-    Fact { space: String, key: Vec<u8>, value: Vec<u8> },
+    /// Without a value: forgets the fact.
+    Fact {
+        space: String,
+        key: Vec<u8>,
+        value: Option<Vec<u8>>,
+    },
     Touch(ChainKey),
     Forget(ChainKey, Kind),
     Run(Task),
@@ -178,7 +185,7 @@ impl WriteBehind {
         self.push(Command::Save(keyed))
     }
 
-    pub(crate) fn put_fact(&self, space: String, key: Vec<u8>, value: Vec<u8>) {
+    pub(crate) fn set_fact(&self, space: String, key: Vec<u8>, value: Option<Vec<u8>>) {
         self.push(Command::Fact { space, key, value });
     }
 
@@ -331,7 +338,10 @@ impl Core {
                 }
             }
             Command::Fact { space, key, value } => {
-                let outcome = self.put_fact(&space, &key, &value);
+                let outcome = match value {
+                    Some(value) => self.put_fact(&space, &key, &value),
+                    None => self.forget_fact(&space, &key),
+                };
                 self.note(outcome);
             }
             Command::Touch(key) => {
@@ -576,6 +586,14 @@ impl Core {
             )?;
             self.fact_bytes -= freed;
         }
+        Ok(())
+    }
+
+    fn forget_fact(&mut self, space: &str, key: &[u8]) -> rusqlite::Result<()> {
+        let sql = "DELETE FROM facts WHERE space = ?1 AND key = ?2 RETURNING length(value)";
+        let freed: Option<i64> =
+            self.index.connection.prepare_cached(sql)?.query_row((space, key), |row| row.get(0)).optional()?;
+        self.fact_bytes -= freed.unwrap_or(0);
         Ok(())
     }
 

@@ -406,6 +406,14 @@ fn facts_are_kept_by_space_and_name() {
     assert_eq!(store.fact("turn", b"a").as_deref(), Some(&b"2"[..]));
     assert_eq!(store.fact("call", b"a").map(|value| value.len()), Some(1000));
     assert_eq!(store.fact("call", b"b"), None);
+    store.put_fact("turn", b"b", b"3");
+    store.flush();
+    assert_eq!(store.facts("turn"), [(b"a".to_vec(), b"2".to_vec()), (b"b".to_vec(), b"3".to_vec())]);
+    store.forget_fact("turn", b"a");
+    store.forget_fact("turn", b"c");
+    store.flush();
+    assert_eq!(store.facts("turn"), [(b"b".to_vec(), b"3".to_vec())]);
+    assert_eq!(store.facts("call").len(), 1);
 }
 
 #[test]
