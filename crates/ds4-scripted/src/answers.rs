@@ -29,6 +29,7 @@ struct State {
     /// The answer to each prompt so far.
     chosen: HashMap<Vec<u32>, Arc<[u32]>>,
     step: Duration,
+    prompt_step: Duration,
     fail_at: Option<usize>,
     has_failed: bool,
 }
@@ -57,6 +58,11 @@ impl Answers {
         self.state().step = step;
     }
 
+    /// From now on every step that computes a part of a prompt takes this time more.
+    pub fn set_prompt_step(&self, step: Duration) {
+        self.state().prompt_step = step;
+    }
+
     /// The device fails for good when token `token` (from 0) of an answer is due.
     pub fn fail_at(&self, token: usize) {
         self.state().fail_at = Some(token);
@@ -83,9 +89,13 @@ impl Answers {
 }
 
 impl Script for Answers {
-    fn begin(&mut self, _: &Rows) -> Result<(), ModelError> {
-        let step = self.state().step;
-        thread::sleep(step);
+    fn begin(&mut self, rows: &Rows) -> Result<(), ModelError> {
+        // More rows than sequences that decode at the same time.
+        const OF_A_PROMPT: usize = 32;
+        let state = self.state();
+        let time = if rows.len() < OF_A_PROMPT { state.step } else { state.step + state.prompt_step };
+        drop(state);
+        thread::sleep(time);
         Ok(())
     }
 

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use ds4_model::state::SequenceState;
-use ds4_model::{Backend, Buffer, Model, ModelError, Numerics, Rows, Sequence, Sublayer};
+use ds4_model::{Backend, Buffer, Model, ModelError, Numerics, Rows, Sequence};
 
 /// Decides what a [`ScriptedBackend`] computes.
 pub trait Script: Send {
@@ -19,6 +19,56 @@ pub trait Script: Send {
     /// Logits of the token after `tokens`, the whole sequence up to here. `logits` comes as zeros, `n_vocab` of them.
     #[allow(clippy::missing_errors_doc)] // see `begin`
     fn logits(&mut self, tokens: &[u32], logits: &mut [f32]) -> Result<(), ModelError>;
+}
+
+/// The operations of a [`Backend`] without arithmetic: all but those that a backend for tests does something in.
+#[macro_export]
+macro_rules! no_arithmetic {
+    () => {
+        $crate::no_arithmetic!(rows: embed, head);
+        $crate::no_arithmetic!(layer: attn_in, attn_out, moe);
+        $crate::no_arithmetic!(layer_rows: attn_q, route);
+        $crate::no_arithmetic!(sublayer: hc_mix, hc_merge);
+        $crate::no_arithmetic!(sequences: index_select, attend);
+
+        fn write(&mut self, _: ::ds4_model::Buffer, _: &[f32]) -> Result<(), ::ds4_model::ModelError> {
+            Ok(())
+        }
+
+        fn selection(&self, _: usize) -> Result<Option<Vec<u32>>, ::ds4_model::ModelError> {
+            Ok(None)
+        }
+    };
+    (rows: $($name:ident),*) => {
+        $(fn $name(&mut self, _: &::ds4_model::Rows) -> Result<(), ::ds4_model::ModelError> {
+            Ok(())
+        })*
+    };
+    (layer: $($name:ident),*) => {
+        $(fn $name(&mut self, _: usize) -> Result<(), ::ds4_model::ModelError> {
+            Ok(())
+        })*
+    };
+    (layer_rows: $($name:ident),*) => {
+        $(fn $name(&mut self, _: usize, _: &::ds4_model::Rows) -> Result<(), ::ds4_model::ModelError> {
+            Ok(())
+        })*
+    };
+    (sublayer: $($name:ident),*) => {
+        $(fn $name(&mut self, _: usize, _: ::ds4_model::Sublayer) -> Result<(), ::ds4_model::ModelError> {
+            Ok(())
+        })*
+    };
+    (sequences: $($name:ident),*) => {
+        $(fn $name(
+            &mut self,
+            _: usize,
+            _: &::ds4_model::Rows,
+            _: &mut [&mut Self::Sequence],
+        ) -> Result<(), ::ds4_model::ModelError> {
+            Ok(())
+        })*
+    };
 }
 
 /// The tokens of a sequence: all the state there is.
@@ -84,21 +134,7 @@ impl<S: Script> Backend for ScriptedBackend<S> {
         self.script.begin(rows)
     }
 
-    fn embed(&mut self, _: &Rows) -> Result<(), ModelError> {
-        Ok(())
-    }
-
-    fn hc_mix(&mut self, _: usize, _: Sublayer) -> Result<(), ModelError> {
-        Ok(())
-    }
-
-    fn attn_in(&mut self, _: usize) -> Result<(), ModelError> {
-        Ok(())
-    }
-
-    fn attn_q(&mut self, _: usize, _: &Rows) -> Result<(), ModelError> {
-        Ok(())
-    }
+    no_arithmetic!();
 
     /// Appends the batch's tokens and has the wanted rows answered, once per step: in the first layer.
     fn kv_append(&mut self, layer: usize, rows: &Rows, sequences: &mut [&mut Tokens]) -> Result<(), ModelError> {
@@ -123,46 +159,10 @@ impl<S: Script> Backend for ScriptedBackend<S> {
         Ok(())
     }
 
-    fn index_select(&mut self, _: usize, _: &Rows, _: &mut [&mut Tokens]) -> Result<(), ModelError> {
-        Ok(())
-    }
-
-    fn attend(&mut self, _: usize, _: &Rows, _: &mut [&mut Tokens]) -> Result<(), ModelError> {
-        Ok(())
-    }
-
-    fn attn_out(&mut self, _: usize) -> Result<(), ModelError> {
-        Ok(())
-    }
-
-    fn hc_merge(&mut self, _: usize, _: Sublayer) -> Result<(), ModelError> {
-        Ok(())
-    }
-
-    fn route(&mut self, _: usize, _: &Rows) -> Result<(), ModelError> {
-        Ok(())
-    }
-
-    fn moe(&mut self, _: usize) -> Result<(), ModelError> {
-        Ok(())
-    }
-
-    fn head(&mut self, _: &Rows) -> Result<(), ModelError> {
-        Ok(())
-    }
-
     fn read(&self, buffer: Buffer) -> Result<Vec<f32>, ModelError> {
         match buffer {
             Buffer::Logits => Ok(self.logits.clone()),
             other => Err(ModelError::State(format!("a scripted backend has no {other:?}"))),
         }
-    }
-
-    fn write(&mut self, _: Buffer, _: &[f32]) -> Result<(), ModelError> {
-        Ok(())
-    }
-
-    fn selection(&self, _: usize) -> Result<Option<Vec<u32>>, ModelError> {
-        Ok(None)
     }
 }

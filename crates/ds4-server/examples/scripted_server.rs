@@ -1,8 +1,11 @@
 //! The real server over a model that says what a script wants: for making real clients do a task.
 //!
 //! ```text
-//! cargo run -p ds4-server --example scripted_server -- SCRIPT.json [--ctx TOKENS] [--step MS] [--api-key KEY] [--trace FILE]
+//! cargo run -p ds4-server --example scripted_server -- SCRIPT.json [--ctx TOKENS] [--step MS] [--prompt-step MS] [--api-key KEY]
+//!     [--trace FILE]
 //! ```
+//!
+//! A step of the scheduler takes `--step` milliseconds, and one that computes a part of a prompt (512 tokens) `--prompt-step` more.
 //!
 //! The script is an array of rules; the first that applies to a prompt answers it:
 //!
@@ -27,36 +30,43 @@ use ds4_engine::{Engine, EngineOptions};
 use ds4_scripted::{Answers, ScriptedBackend, open_model, tokenizer_of};
 use ds4_server::{AppState, ServerConfig};
 
-const USAGE: &str = "usage: scripted_server SCRIPT.json [--ctx TOKENS] [--step MS] [--api-key KEY] [--trace FILE]";
+const USAGE: &str =
+    "usage: scripted_server SCRIPT.json [--ctx TOKENS] [--step MS] [--prompt-step MS] [--api-key KEY] [--trace FILE]";
 
 struct Arguments {
     script: PathBuf,
     ctx: usize,
     step: Duration,
+    prompt_step: Duration,
     api_keys: Vec<String>,
     trace: Option<PathBuf>,
 }
 
 fn arguments() -> Result<Arguments, String> {
     let (mut script, mut ctx, mut trace) = (None, 200_000, None);
-    let (mut step, mut api_keys) = (Duration::ZERO, Vec::new());
+    let (mut step, mut prompt_step, mut api_keys) = (Duration::ZERO, Duration::ZERO, Vec::new());
     let mut arguments = std::env::args().skip(1);
     while let Some(argument) = arguments.next() {
         let mut value = || arguments.next().ok_or(format!("{argument} needs a value; {USAGE}"));
         match argument.as_str() {
             "--ctx" => ctx = value()?.parse().map_err(|error| format!("--ctx: {error}"))?,
-            "--step" => step = Duration::from_millis(value()?.parse().map_err(|error| format!("--step: {error}"))?),
+            "--step" => step = milliseconds(&argument, &value()?)?,
+            "--prompt-step" => prompt_step = milliseconds(&argument, &value()?)?,
             "--api-key" => api_keys.push(value()?),
             "--trace" => trace = Some(value()?.into()),
             _ if script.is_none() && !argument.starts_with('-') => script = Some(argument.into()),
             _ => return Err(format!("{argument} is not an argument; {USAGE}")),
         }
     }
-    Ok(Arguments { script: script.ok_or(USAGE)?, ctx, step, api_keys, trace })
+    Ok(Arguments { script: script.ok_or(USAGE)?, ctx, step, prompt_step, api_keys, trace })
+}
+
+fn milliseconds(option: &str, value: &str) -> Result<Duration, String> {
+    value.parse().map(Duration::from_millis).map_err(|error| format!("{option}: {error}"))
 }
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
-    let Arguments { script, ctx, step, api_keys, trace } = arguments()?;
+    let Arguments { script, ctx, step, prompt_step, api_keys, trace } = arguments()?;
     let rules = serde_json::from_str(&std::fs::read_to_string(&script)?)
         .map_err(|error| format!("{} is no script: {error}", script.display()))?;
     let model = open_model(ds4_testdata::nano());
@@ -64,6 +74,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     let answers = Answers::new(Arc::clone(&tokenizer));
     answers.set_rules(rules);
     answers.set_step(step);
+    answers.set_prompt_step(prompt_step);
     let backend = ScriptedBackend::new(model, answers);
     let options = EngineOptions { parallel: 4, retain: 18, ctx: Some(ctx), ..EngineOptions::default() };
     let engine = Engine::start(backend, tokenizer, options)?;

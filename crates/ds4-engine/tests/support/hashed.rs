@@ -6,9 +6,7 @@ use std::time::Duration;
 
 use ds4_model::rows::Wanted;
 use ds4_model::state::{Compressor, SequenceState};
-use ds4_model::{
-    Backend, Buffer, KvPrecision, Model, ModelError, Numerics, Rows, Sequence, StateLayout, Sublayer, forward,
-};
+use ds4_model::{Backend, Buffer, KvPrecision, Model, ModelError, Numerics, Rows, Sequence, StateLayout, forward};
 
 /// How long a step takes.
 #[derive(Clone, Copy, Debug, Default)]
@@ -160,21 +158,7 @@ impl Backend for HashedBackend {
         Ok(())
     }
 
-    fn embed(&mut self, _: &Rows) -> Result<(), ModelError> {
-        Ok(())
-    }
-
-    fn hc_mix(&mut self, _: usize, _: Sublayer) -> Result<(), ModelError> {
-        Ok(())
-    }
-
-    fn attn_in(&mut self, _: usize) -> Result<(), ModelError> {
-        Ok(())
-    }
-
-    fn attn_q(&mut self, _: usize, _: &Rows) -> Result<(), ModelError> {
-        Ok(())
-    }
+    ds4_scripted::no_arithmetic!();
 
     fn kv_append(&mut self, layer: usize, rows: &Rows, sequences: &mut [&mut Sequence]) -> Result<(), ModelError> {
         if layer > 0 {
@@ -194,43 +178,7 @@ impl Backend for HashedBackend {
         Ok(())
     }
 
-    fn index_select(&mut self, _: usize, _: &Rows, _: &mut [&mut Sequence]) -> Result<(), ModelError> {
-        Ok(())
-    }
-
-    fn attend(&mut self, _: usize, _: &Rows, _: &mut [&mut Sequence]) -> Result<(), ModelError> {
-        Ok(())
-    }
-
-    fn attn_out(&mut self, _: usize) -> Result<(), ModelError> {
-        Ok(())
-    }
-
-    fn hc_merge(&mut self, _: usize, _: Sublayer) -> Result<(), ModelError> {
-        Ok(())
-    }
-
-    fn route(&mut self, _: usize, _: &Rows) -> Result<(), ModelError> {
-        Ok(())
-    }
-
-    fn moe(&mut self, _: usize) -> Result<(), ModelError> {
-        Ok(())
-    }
-
-    fn head(&mut self, _: &Rows) -> Result<(), ModelError> {
-        Ok(())
-    }
-
     fn read(&self, _: Buffer) -> Result<Vec<f32>, ModelError> {
         Ok(self.logits.clone())
-    }
-
-    fn write(&mut self, _: Buffer, _: &[f32]) -> Result<(), ModelError> {
-        Ok(())
-    }
-
-    fn selection(&self, _: usize) -> Result<Option<Vec<u32>>, ModelError> {
-        Ok(None)
     }
 }
