@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use ds4_chat::json::Json;
 use ds4_chat::special::{Prompt, Special};
 use ds4_chat::tokenizer::Tokenizer;
-use ds4_grammar::{Entry, Format, Grammar, Grammars, Shape, ToolShape};
+use ds4_grammar::{Arguments, Entry, Format, Grammar, Grammars, Shape, ToolShape};
 
 fn main() -> Result<(), Box<dyn Error>> {
     let tokenizer = Arc::new(Tokenizer::official()?);
@@ -21,15 +21,16 @@ fn main() -> Result<(), Box<dyn Error>> {
         println!("{:40} {:8} MiB", "its memory", after.saturating_sub(before) / 1024);
     }
 
-    let free =
-        |count| (0..count).map(|n| ToolShape { name: format!("tool_{n}"), parameters: None }).collect::<Vec<_>>();
+    let free = |count| {
+        (0..count).map(|n| ToolShape { name: format!("tool_{n}"), arguments: Arguments::Any }).collect::<Vec<_>>()
+    };
     let schema = Json::parse(
         r#"{"type": "object", "properties": {"path": {"type": "string"}, "limit": {"type": "integer"}, "mode": {"enum": ["a", "b"]},
         "options": {"type": "object", "properties": {"x": {"type": "array", "items": {"type": "string"}}}}}, "required": ["path"]}"#,
     )?;
     let strict = |count| {
         (0..count)
-            .map(|n| ToolShape { name: format!("tool_{n}"), parameters: Some(schema.clone()) })
+            .map(|n| ToolShape { name: format!("tool_{n}"), arguments: Arguments::Schema(schema.clone()) })
             .collect::<Vec<_>>()
     };
     let calls = timed("20 tools", || grammars.compile(&Shape::calls(Entry::Opener, free(20))))?;

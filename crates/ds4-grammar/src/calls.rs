@@ -6,6 +6,8 @@
 //! parameter = "<" D "parameter name=\"" key "\" string=\"" ( "true\">" text | "false\">" JSON ) "</" D "parameter>\n"
 //! ```
 //!
+//! The text of a free-form tool's parameter follows the client's own grammar, which stands beside this one under a name.
+//!
 //! `D` is the DSML token, matched by its id. A text goes on to the first `</` that the token follows: the lexeme below takes as
 //! much as it can, and nothing else can take the token.
 
@@ -15,7 +17,7 @@ use ds4_chat::json::{Json, quote};
 
 use crate::GrammarError;
 use crate::parameter::{Parameter, Value, strict_parameters};
-use crate::shape::{Entry, Format, Shape, ToolShape};
+use crate::shape::{Arguments, Entry, Format, INPUT, Shape, ToolShape};
 
 /// What may stand between two parts of a JSON text. Bounded, because a model can lose itself in blanks.
 const JSON_BLANKS: &str = r"[ ]|\r?\n[ \t]{0,64}";
@@ -102,9 +104,15 @@ impl Rules {
         for (index, tool) in tools.iter().enumerate() {
             let opening = lark_string(&format!("{}\">\n", tool.name));
             self.add(&format!("tool{index}"), &format!("{opening} call{index}"));
-            let call = match &tool.parameters {
-                None => "anycall".to_owned(),
-                Some(schema) => {
+            let call = match &tool.arguments {
+                Arguments::Any => "anycall".to_owned(),
+                Arguments::Input(_) => {
+                    // Where the text can hold a `</` itself, it may already be read as part of it: see `watch`.
+                    let opening = lark_string(&format!("parameter name=\"{INPUT}\" string=\"true\">"));
+                    let name = input_name(index);
+                    format!(r#""<" d {opening} @{name} "</"? d "parameter>\n" "</" d "invoke>\n""#)
+                }
+                Arguments::Schema(schema) => {
                     let parameters = strict_parameters(schema).and_then(|found| self.parameters(index, &found));
                     let parameters =
                         parameters.map_err(|reason| GrammarError::Tool { tool: tool.name.clone(), reason })?;
@@ -146,6 +154,11 @@ impl Rules {
         }
         Ok(sequence.join(" "))
     }
+}
+
+/// The name by which the grammar of calls refers to that of a free-form tool's text, by the tool's place.
+pub(crate) fn input_name(tool: usize) -> String {
+    format!("input{tool}")
 }
 
 /// A string of the grammar's dialect that stands for `text`.

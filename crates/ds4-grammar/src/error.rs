@@ -18,6 +18,14 @@ pub enum GrammarError {
         /// What is wrong with them.
         reason: String,
     },
+    /// The grammar of a free-form tool's text is wrong, or too much.
+    #[error("the grammar of the tool {tool:?} cannot be enforced: {reason}")]
+    Input {
+        /// Name of the tool.
+        tool: String,
+        /// What is wrong with it.
+        reason: String,
+    },
     /// Each part can be enforced, but not all together.
     #[error("the tools and the schema together cannot be enforced: {reason}")]
     Together {
@@ -30,6 +38,20 @@ pub enum GrammarError {
         /// What is wrong with it.
         reason: String,
     },
+}
+
+/// The same for a grammar that the client did write: with the line.
+pub(crate) fn reason_in_lines(error: &impl std::fmt::Display) -> String {
+    let text = error.to_string();
+    let first = text.lines().map(str::trim).find(|line| !line.is_empty()).unwrap_or_default();
+    let place = first.strip_prefix("ERROR: ").unwrap_or(first);
+    let place = place.strip_prefix("at ").unwrap_or(place);
+    let line = place.split_once('(').and_then(|(line, _)| line.parse::<usize>().ok());
+    match (line, place.split_once("): ")) {
+        // The lines after it may say what is wrong with a regular expression.
+        (Some(line), Some((_, rest))) => format!("line {line}: {}", reason(&text.replacen(first, rest, 1))),
+        _ => reason(error),
+    }
 }
 
 /// Longest reason that is passed on, in characters.
@@ -49,6 +71,8 @@ pub(crate) fn reason(error: &impl std::fmt::Display) -> String {
     let reason = match first {
         "NoExtension" | "NoExtensionBias" => "nothing satisfies it".to_owned(),
         "LexerTooComplex" | "ParserTooComplex" => "it is too complex".to_owned(),
+        _ if first.contains("Too many items") || first.contains("Current row has") => "it is too complex".to_owned(),
+        _ if first.starts_with("panic: ") => "the compiler cannot take it".to_owned(),
         // A regular expression is quoted over several lines, and then comes what is wrong with it.
         _ if first.ends_with(':') => match lines.find_map(|line| line.strip_prefix("error: ")) {
             Some(detail) => format!("{first} {detail}"),

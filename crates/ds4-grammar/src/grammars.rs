@@ -1,19 +1,23 @@
 //! Compiling grammars over one vocabulary.
 
+use std::collections::HashMap;
 use std::num::NonZero;
+use std::panic::AssertUnwindSafe;
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 use ds4_chat::special::Special;
 use ds4_chat::tokenizer::Tokenizer;
-use llguidance::api::{ParserLimits, TopLevelGrammar};
+use llguidance::api::{GrammarWithLexer, ParserLimits, TopLevelGrammar};
 use llguidance::earley::SlicedBiasComputer;
+use llguidance::panic_utils::catch_unwind;
 use llguidance::toktrie::InferenceCapabilities;
 use llguidance::{Matcher, ParserFactory};
 use lru::LruCache;
 
-use crate::error::reason;
+use crate::error::{reason, reason_in_lines};
 use crate::mask_threads::MaskThreads;
-use crate::shape::Shape;
+use crate::shape::{Arguments, Entry, Shape};
+use crate::watch::{Inputs, Watch};
 use crate::{GrammarError, TokenMatcher, calls, vocabulary};
 
 /// Compiled grammars that are kept: agents send the same tools with every turn.
@@ -24,6 +28,9 @@ const LARGEST_KEPT: usize = 256 << 10;
 
 /// Longest text of a grammar, in bytes. Reading one takes time in proportion.
 const LARGEST: usize = 1 << 20;
+
+/// Most free-form tools with grammars of their own. The compiler keeps the words of each apart, in fewer than 256 classes.
+const MOST_INPUTS: usize = 64;
 
 /// What a grammar may cost. All counts are of steps and places, so the same grammar passes or fails on every machine.
 fn limits() -> ParserLimits {
@@ -49,7 +56,7 @@ pub struct Grammars {
     threads: OnceLock<Arc<MaskThreads>>,
     /// Held while a grammar is compiled: one at a time, so that costly ones take one processor and the memory of one.
     compiling: Mutex<()>,
-    kept: Mutex<LruCache<String, Grammar>>,
+    kept: Mutex<LruCache<Texts, Grammar>>,
 }
 
 impl Grammars {
@@ -68,9 +75,9 @@ impl Grammars {
     /// milliseconds, so it does not belong on a thread that serves connections.
     ///
     /// # Errors
-    /// A schema that cannot be enforced, or is too costly.
+    /// A schema or grammar that cannot be enforced, or is too costly.
     pub fn compile(&self, shape: &Shape) -> Result<Grammar, GrammarError> {
-        let text = calls::grammar_text(shape, self.dsml()?)?;
+        let text = Texts::of(shape, self.dsml()?)?;
         if let Some(grammar) = self.lock().get(&text) {
             return Ok(grammar.clone());
         }
@@ -78,14 +85,21 @@ impl Grammars {
         if let Some(grammar) = self.lock().get(&text) {
             return Ok(grammar.clone());
         }
-        let compiled = self.compile_text(&text).map_err(|reason| self.blame(shape, reason))?;
+        let inputs = self.inputs(shape, &text)?;
+        let pristine = self.pristine(&text).map_err(|reason| self.blame(shape, reason))?;
+        let compiled = Grammar {
+            pristine: Arc::new(Mutex::new(pristine)),
+            inputs,
+            threads: Arc::clone(self.threads.get_or_init(|| Arc::new(MaskThreads::start()))),
+            n_vocab: self.tokenizer.vocab_size(),
+        };
         if text.len() <= LARGEST_KEPT {
             self.lock().put(text, compiled.clone());
         }
         Ok(compiled)
     }
 
-    fn lock(&self) -> std::sync::MutexGuard<'_, LruCache<String, Grammar>> {
+    fn lock(&self) -> std::sync::MutexGuard<'_, LruCache<Texts, Grammar>> {
         self.kept.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -94,23 +108,53 @@ impl Grammars {
         self.tokenizer.special(Special::Dsml).ok_or_else(|| GrammarError::Vocabulary { reason: reason.to_owned() })
     }
 
-    fn compile_text(&self, text: &str) -> Result<Grammar, String> {
+    /// The grammars of free-form tools, each by itself.
+    fn inputs(&self, shape: &Shape, text: &Texts) -> Result<Option<InputGrammars>, GrammarError> {
+        if text.inputs.is_empty() {
+            return Ok(None);
+        }
+        let mut by_tool = HashMap::new();
+        for (index, lark) in &text.inputs {
+            let tool = &shape.tools[*index].name;
+            let matcher = self.matcher(TopLevelGrammar::from_lark(lark.clone())).map_err(|error| match error {
+                CompileError::Vocabulary(reason) => GrammarError::Vocabulary { reason },
+                CompileError::Grammar(error) => {
+                    GrammarError::Input { tool: tool.clone(), reason: reason_in_lines(&error) }
+                }
+            })?;
+            by_tool.insert(tool.clone(), Mutex::new(matcher));
+        }
+        let start = match &shape.entry {
+            Entry::Call(name) => Some(name.clone()),
+            Entry::Answer | Entry::Opener | Entry::Block => None,
+        };
+        let inputs = Inputs { by_tool, dsml: self.dsml()?, tokenizer: Arc::clone(&self.tokenizer) };
+        Ok(Some(InputGrammars { inputs: Arc::new(inputs), start }))
+    }
+
+    fn pristine(&self, text: &Texts) -> Result<Matcher, String> {
         if text.len() > LARGEST {
             return Err(format!("it is larger than {LARGEST} bytes"));
         }
-        let factory = self.factory.get_or_init(|| factory(&self.tokenizer)).as_ref().map_err(String::clone)?;
-        let parser = factory.create_parser(TopLevelGrammar::from_lark(text.to_owned()));
-        let mut pristine = Matcher::new(parser);
-        if let Some(error) = pristine.get_error() {
-            return Err(reason(&error));
-        }
-        // A grammar that is too costly shows it at its first token more often than not; then it is refused before any work.
-        pristine.compute_mask_or_eos().map_err(|error| reason(&error))?;
-        Ok(Grammar {
-            pristine: Arc::new(Mutex::new(pristine)),
-            threads: Arc::clone(self.threads.get_or_init(|| Arc::new(MaskThreads::start()))),
-            n_vocab: self.tokenizer.vocab_size(),
+        self.matcher(text.grammar()).map_err(|error| match error {
+            CompileError::Vocabulary(reason) => reason,
+            CompileError::Grammar(error) => reason(&error),
         })
+    }
+
+    /// Compiles a grammar, and looks at its first token: one that is too costly shows it there more often than not, and is
+    /// then refused before any work.
+    fn matcher(&self, grammar: TopLevelGrammar) -> Result<Matcher, CompileError> {
+        let factory = self.factory.get_or_init(|| factory(&self.tokenizer)).as_ref();
+        let factory = factory.map_err(|reason| CompileError::Vocabulary(reason.clone()))?;
+        // The compiler asserts what it expects of a grammar, and clients write some.
+        let parser = catch_unwind(AssertUnwindSafe(|| factory.create_parser(grammar)));
+        let mut matcher = Matcher::new(parser);
+        if let Some(error) = matcher.get_error() {
+            return Err(CompileError::Grammar(error));
+        }
+        matcher.compute_mask_or_eos().map_err(|error| CompileError::Grammar(error.to_string()))?;
+        Ok(matcher)
     }
 
     /// Finds the part of `shape` that cannot be compiled.
@@ -119,17 +163,20 @@ impl Grammars {
             return GrammarError::Vocabulary { reason: reason.clone() };
         }
         let alone = |shape: &Shape| -> Option<String> {
-            let text = self.dsml().and_then(|dsml| calls::grammar_text(shape, dsml)).ok()?;
-            self.compile_text(&text).err()
+            let text = self.dsml().and_then(|dsml| Texts::of(shape, dsml)).ok()?;
+            self.pristine(&text).err()
         };
         if let Some(format) = &shape.format
             && let Some(reason) = alone(&Shape::answer(format.clone()))
         {
             return GrammarError::Format { reason };
         }
-        for tool in shape.tools.iter().filter(|tool| tool.parameters.is_some()) {
-            if let Some(reason) = alone(&Shape::calls(crate::Entry::Block, vec![tool.clone()])) {
-                return GrammarError::Tool { tool: tool.name.clone(), reason };
+        for tool in shape.tools.iter().filter(|tool| tool.arguments != Arguments::Any) {
+            if let Some(reason) = alone(&Shape::calls(Entry::Block, vec![tool.clone()])) {
+                return match tool.arguments {
+                    Arguments::Input(_) => GrammarError::Input { tool: tool.name.clone(), reason },
+                    _ => GrammarError::Tool { tool: tool.name.clone(), reason },
+                };
             }
         }
         GrammarError::Together { reason }
@@ -152,11 +199,65 @@ fn factory(tokenizer: &Arc<Tokenizer>) -> Result<ParserFactory, String> {
     Ok(factory)
 }
 
+/// Why a grammar could not be compiled.
+enum CompileError {
+    Vocabulary(String),
+    /// What the compiler says.
+    Grammar(String),
+}
+
+/// The texts that a shape is compiled from.
+#[derive(Clone, PartialEq, Eq, Hash)]
+struct Texts {
+    /// The grammar of the answer or the calls.
+    main: String,
+    /// Those of free-form tools, with the tool's place.
+    inputs: Vec<(usize, String)>,
+}
+
+impl Texts {
+    fn of(shape: &Shape, dsml: u32) -> Result<Self, GrammarError> {
+        let mut inputs = Vec::new();
+        for (index, tool) in shape.tools.iter().enumerate() {
+            let Arguments::Input(grammar) = &tool.arguments else { continue };
+            let lark = grammar.to_lark();
+            let refused = |reason| GrammarError::Input { tool: tool.name.clone(), reason };
+            inputs.push((index, lark.map_err(refused)?));
+            if inputs.len() > MOST_INPUTS {
+                return Err(refused(format!("at most {MOST_INPUTS} tools can have a grammar of their own")));
+            }
+        }
+        Ok(Self { main: calls::grammar_text(shape, dsml)?, inputs })
+    }
+
+    fn len(&self) -> usize {
+        self.main.len() + self.inputs.iter().map(|(_, lark)| lark.len()).sum::<usize>()
+    }
+
+    fn grammar(&self) -> TopLevelGrammar {
+        let named = |(index, lark): &(usize, String)| GrammarWithLexer {
+            name: Some(calls::input_name(*index)),
+            ..GrammarWithLexer::from_lark(lark.clone())
+        };
+        let main = GrammarWithLexer::from_lark(self.main.clone());
+        let grammars = std::iter::once(main).chain(self.inputs.iter().map(named)).collect();
+        TopLevelGrammar { grammars, max_tokens: None }
+    }
+}
+
+/// The grammars of free-form tools, and the tool within whose call the grammar begins.
+#[derive(Clone)]
+struct InputGrammars {
+    inputs: Arc<Inputs>,
+    start: Option<String>,
+}
+
 /// A compiled grammar. Clones are handles of the same one.
 #[derive(Clone)]
 pub struct Grammar {
     /// At the beginning. Its caches are its own, so what a copy costs does not depend on other copies.
     pristine: Arc<Mutex<Matcher>>,
+    inputs: Option<InputGrammars>,
     threads: Arc<MaskThreads>,
     n_vocab: usize,
 }
@@ -165,7 +266,9 @@ impl Grammar {
     /// Begins to follow a generation.
     pub fn matcher(&self) -> TokenMatcher {
         let matcher = self.pristine.lock().unwrap_or_else(PoisonError::into_inner).deep_clone();
-        TokenMatcher::new(matcher, Arc::clone(&self.threads), self.n_vocab)
+        let inputs = self.inputs.as_ref();
+        let watch = inputs.map(|inputs| Watch::new(Arc::clone(&inputs.inputs), inputs.start.as_deref()));
+        TokenMatcher::new(matcher, watch, Arc::clone(&self.threads), self.n_vocab)
     }
 }
 

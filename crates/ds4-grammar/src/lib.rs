@@ -27,6 +27,7 @@
 //! - the vocabulary ([`Grammars`] builds it when it is first needed): control tokens are not their spelling, so
 //!   nothing that a schema says lets one into a text;
 //! - the grammar of DSML, the model's markup of tool calls, with the parameters of strict tools typed by their schemas;
+//! - grammars that clients bring for the text of a free-form tool ([`InputGrammar`]), within the markup of its call;
 //! - masks that are computed while the model is: [`TokenMatcher::accept`] hands the work to a few threads, and
 //!   [`TokenMatcher::allowed`] waits only if they are not done when the logits are;
 //! - bounds: what a schema may cost to compile and per token is counted in steps, not in time, so the same request is
@@ -35,13 +36,15 @@
 mod calls;
 mod error;
 mod grammars;
+mod input;
 mod mask_threads;
 mod matcher;
 mod parameter;
 mod shape;
 mod vocabulary;
+mod watch;
 
 pub use error::GrammarError;
 pub use grammars::{Grammar, Grammars};
 pub use matcher::TokenMatcher;
-pub use shape::{Entry, Format, Shape, ToolShape};
+pub use shape::{Arguments, Entry, Format, INPUT, InputGrammar, Shape, Syntax, ToolShape};

@@ -7,6 +7,7 @@ use llguidance::Matcher;
 use toktrie::SimpleVob;
 
 use crate::mask_threads::MaskThreads;
+use crate::watch::Watch;
 
 /// The place of one generation in its grammar.
 ///
@@ -21,21 +22,40 @@ pub struct TokenMatcher {
 
 enum State {
     /// The mask of this place is computed elsewhere, and the matcher is there, too.
-    Computing(mpsc::Receiver<(Box<Matcher>, Computed)>),
+    Computing(mpsc::Receiver<(Box<Follower>, Computed)>),
     /// `mask` is that of this place.
-    Ready(Box<Matcher>),
+    Ready(Box<Follower>),
     /// Nothing may follow.
     Over,
+}
+
+/// What follows the tokens: the grammar, and what decides where a free-form tool's text ends.
+struct Follower {
+    matcher: Matcher,
+    watch: Option<Watch>,
+}
+
+impl Follower {
+    fn mask(&mut self, n_vocab: usize) -> Computed {
+        let mut allowed = self.matcher.compute_mask_or_eos().map_err(|error| crate::error::reason(&error))?;
+        if let Some(watch) = &mut self.watch
+            && allowed.is_allowed(watch.dsml())
+            && !watch.may_close()
+        {
+            allowed.disallow_token(watch.dsml());
+        }
+        Ok(mask_of(&allowed, n_vocab))
+    }
 }
 
 type Computed = Result<TokenMask, String>;
 
 impl TokenMatcher {
     /// At the beginning of a grammar. n_vocab: size of the vocabulary.
-    pub(crate) fn new(matcher: Matcher, threads: Arc<MaskThreads>, n_vocab: usize) -> Self {
+    pub(crate) fn new(matcher: Matcher, watch: Option<Watch>, threads: Arc<MaskThreads>, n_vocab: usize) -> Self {
         let mut new =
             Self { threads, state: State::Over, mask: TokenMask::none(n_vocab), is_complete: false, failure: None };
-        new.compute(Box::new(matcher));
+        new.compute(Box::new(Follower { matcher, watch }));
         new
     }
 
@@ -49,7 +69,11 @@ impl TokenMatcher {
     /// Takes the next token, which was an allowed one.
     pub fn accept(&mut self, token: u32) {
         self.wait();
-        let State::Ready(mut matcher) = std::mem::replace(&mut self.state, State::Over) else { return };
+        let State::Ready(mut follower) = std::mem::replace(&mut self.state, State::Over) else { return };
+        if let Some(watch) = &mut follower.watch {
+            watch.accept(token);
+        }
+        let matcher = &mut follower.matcher;
         match matcher.consume_token(token) {
             Err(error) => self.fail(crate::error::reason(&error)),
             Ok(()) if matcher.is_stopped() => {
@@ -59,7 +83,7 @@ impl TokenMatcher {
                 }
                 self.mask = TokenMask::none(self.mask.n_vocab());
             }
-            Ok(()) => self.compute(matcher),
+            Ok(()) => self.compute(follower),
         }
     }
 
@@ -74,14 +98,13 @@ impl TokenMatcher {
         self.failure.as_deref()
     }
 
-    fn compute(&mut self, mut matcher: Box<Matcher>) {
+    fn compute(&mut self, mut follower: Box<Follower>) {
         let (sender, receiver) = mpsc::sync_channel(1);
         let n_vocab = self.mask.n_vocab();
         self.threads.submit(move || {
-            let computed = matcher.compute_mask_or_eos();
-            let computed = computed.map(|mask| mask_of(&mask, n_vocab)).map_err(|error| crate::error::reason(&error));
+            let computed = follower.mask(n_vocab);
             // Nobody waits for it if the generation was cancelled.
-            let _ = sender.send((matcher, computed));
+            let _ = sender.send((follower, computed));
         });
         self.state = State::Computing(receiver);
     }
@@ -90,9 +113,9 @@ impl TokenMatcher {
     fn wait(&mut self) {
         let State::Computing(receiver) = &self.state else { return };
         match receiver.recv() {
-            Ok((matcher, Ok(mask))) => {
+            Ok((follower, Ok(mask))) => {
                 self.mask = mask;
-                self.state = State::Ready(matcher);
+                self.state = State::Ready(follower);
             }
             Ok((_, Err(reason))) => self.fail(reason),
             Err(mpsc::RecvError) => self.fail("the computation of the allowed tokens broke off".to_owned()),

@@ -228,23 +228,33 @@ fn text(schema: &Json) -> Result<Value, String> {
 
 /// A terminal for texts in which the regular expression is found somewhere, as JSON Schema has it.
 fn searched(pattern: &str) -> Result<String, String> {
-    let mut inner = pattern;
-    let (mut before, mut after) = ("(?s:.*)", "(?s:.*)");
-    // An anchor belongs to the first or last of several alternatives only.
-    if !has_alternatives(pattern) {
-        if let Some(rest) = inner.strip_prefix('^') {
-            (inner, before) = (rest, "");
-        }
-        if let Some(rest) = inner.strip_suffix('$')
-            && rest.bytes().rev().take_while(|&byte| byte == b'\\').count() % 2 == 0
-        {
-            (inner, after) = (rest, "");
-        }
-    }
+    let Anchored { inner, at_start, at_end } = anchored(pattern);
+    let anything = |is_anchored: bool| if is_anchored { "" } else { "(?s:.*)" };
+    let (before, after) = (anything(at_start), anything(at_end));
     if inner.is_empty() {
         return Ok(if before.is_empty() && after.is_empty() { "\"\"".to_owned() } else { "/(?s:.*)/".to_owned() });
     }
     Ok(format!("/{before}(?:{}){after}/", regex_to_lark(inner, "dw")))
+}
+
+/// A regular expression without the anchors around it.
+pub(crate) struct Anchored<'p> {
+    pub(crate) inner: &'p str,
+    pub(crate) at_start: bool,
+    pub(crate) at_end: bool,
+}
+
+/// Takes `^` and `$` off a regular expression. They belong to the first or last of several alternatives only, so these keep
+/// them.
+pub(crate) fn anchored(pattern: &str) -> Anchored<'_> {
+    if has_alternatives(pattern) {
+        return Anchored { inner: pattern, at_start: false, at_end: false };
+    }
+    let started = pattern.strip_prefix('^');
+    let inner = started.unwrap_or(pattern);
+    let ended =
+        inner.strip_suffix('$').filter(|rest| rest.bytes().rev().take_while(|&byte| byte == b'\\').count() % 2 == 0);
+    Anchored { inner: ended.unwrap_or(inner), at_start: started.is_some(), at_end: ended.is_some() }
 }
 
 /// Whether a regular expression has alternatives outside of any group.

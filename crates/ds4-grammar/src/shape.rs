@@ -48,8 +48,40 @@ impl Format {
 pub struct ToolShape {
     /// Its name.
     pub name: String,
-    /// JSON Schema that the arguments must follow; `None`: any parameters with any values.
-    pub parameters: Option<Json>,
+    /// What its calls may say.
+    pub arguments: Arguments,
+}
+
+/// What the calls of a tool may say.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Arguments {
+    /// Any parameters with any values.
+    Any,
+    /// What follows this JSON Schema.
+    Schema(Json),
+    /// One parameter, [`INPUT`], with a text that follows this grammar.
+    Input(InputGrammar),
+}
+
+/// Name of the one parameter of a free-form tool.
+pub const INPUT: &str = "input";
+
+/// A client's own grammar of the text that a free-form tool takes.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct InputGrammar {
+    /// The language that it is written in.
+    pub syntax: Syntax,
+    /// The grammar.
+    pub definition: String,
+}
+
+/// A language for grammars.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Syntax {
+    /// Lark's, in the dialect of the crate `llguidance`, with `start` as the first rule.
+    Lark,
+    /// A regular expression in Rust's dialect, which the whole text must match.
+    Regex,
 }
 
 impl Shape {

@@ -1,59 +1,14 @@
 //! Texts that grammars let pass, and texts that they do not, token by token with the model's own vocabulary.
 
-use std::sync::{Arc, LazyLock};
+mod support;
 
 use ds4_chat::json::Json;
-use ds4_chat::special::{Prompt, Special};
-use ds4_chat::tokenizer::Tokenizer;
-use ds4_grammar::{Entry, Format, Grammar, GrammarError, Grammars, Shape, ToolShape};
+use ds4_grammar::{Arguments, Entry, Format, Grammar, GrammarError, Shape, ToolShape};
 
-static TOKENIZER: LazyLock<Arc<Tokenizer>> =
-    LazyLock::new(|| Arc::new(Tokenizer::official().expect("the embedded vocabulary")));
-static GRAMMARS: LazyLock<Grammars> = LazyLock::new(|| Grammars::new(Arc::clone(&TOKENIZER)));
-
-fn schema(text: &str) -> Json {
-    Json::parse(text).expect(text)
-}
+use support::{GRAMMARS, TOKENIZER, passes, schema, stops, tokens};
 
 fn format(text: &str) -> Result<Grammar, GrammarError> {
     GRAMMARS.compile(&Shape::answer(Format { schema: schema(text), strict: true }))
-}
-
-/// Tokens of a text in which `{D}` is the DSML token.
-fn tokens(text: &str) -> Vec<u32> {
-    let mut prompt = Prompt::new();
-    for (index, part) in text.split("{D}").enumerate() {
-        if index > 0 {
-            prompt.control(Special::Dsml);
-        }
-        prompt.text(part);
-    }
-    TOKENIZER.encode_prompt(&prompt).expect("a known control token")
-}
-
-/// Whether the grammar lets `text` pass, and how it ends: `Ok` if the grammar may end there, `Err` with what was left where not.
-fn follow(grammar: &Grammar, text: &str) -> Result<(), String> {
-    let mut matcher = grammar.matcher();
-    let tokens = tokens(text);
-    for (index, &token) in tokens.iter().enumerate() {
-        if !matcher.allowed().allows(token) {
-            return Err(TOKENIZER.decode_lossy(&tokens[index..]));
-        }
-        matcher.accept(token);
-        assert_eq!(matcher.failure(), None, "{text}");
-    }
-    let eos = TOKENIZER.special(Special::Eos).expect("always there");
-    if matcher.is_complete() || matcher.allowed().allows(eos) { Ok(()) } else { Err(String::new()) }
-}
-
-#[track_caller]
-fn passes(grammar: &Grammar, text: &str) {
-    assert_eq!(follow(grammar, text), Ok(()), "{text}");
-}
-
-#[track_caller]
-fn stops(grammar: &Grammar, text: &str) {
-    assert!(follow(grammar, text).is_err(), "{text}");
 }
 
 #[test]
@@ -121,11 +76,11 @@ fn weather() -> ToolShape {
         "place": {"$ref": "#/$defs/Place"}},
         "required": ["city", "days"], "additionalProperties": false,
         "$defs": {"Place": {"type": "object", "properties": {"lat": {"type": "number"}, "inner": {"$ref": "#/$defs/Place"}}, "additionalProperties": false}}}"##;
-    ToolShape { name: "get_weather".to_owned(), parameters: Some(schema(parameters)) }
+    ToolShape { name: "get_weather".to_owned(), arguments: Arguments::Schema(schema(parameters)) }
 }
 
 fn free(name: &str) -> ToolShape {
-    ToolShape { name: name.to_owned(), parameters: None }
+    ToolShape { name: name.to_owned(), arguments: Arguments::Any }
 }
 
 const CLOSE: &str = "</{D}invoke>\n</{D}tool_calls>";
@@ -216,7 +171,7 @@ fn patterns_are_searched_for_as_json_schema_has_it() {
         )]);
         Shape::calls(
             Entry::Call("f".to_owned()),
-            vec![ToolShape { name: "f".to_owned(), parameters: Some(parameters) }],
+            vec![ToolShape { name: "f".to_owned(), arguments: Arguments::Schema(parameters) }],
         )
     };
     let value = |text: &str| format!("<{{D}}parameter name=\"p\" string=\"true\">{text}</{{D}}parameter>\n{CLOSE}");
@@ -257,7 +212,10 @@ fn what_cannot_be_enforced_is_refused_with_a_reason() {
         assert!(message.lines().count() == 1 && message.len() < 500, "{message}");
         assert!(!message.ends_with(':') && !message.contains("x-guidance") && !message.contains("at 1("), "{message}");
     }
-    let tool = |name: &str, parameters: &str| ToolShape { name: name.to_owned(), parameters: Some(schema(parameters)) };
+    let tool = |name: &str, parameters: &str| ToolShape {
+        name: name.to_owned(),
+        arguments: Arguments::Schema(schema(parameters)),
+    };
     for parameters in [
         r#"{"anyOf": []}"#,
         r#"{"properties": {}, "required": ["x"]}"#,

@@ -36,7 +36,8 @@ pub struct ServerConfig {
     pub keepalive: Duration,
     /// How long running generations may go on after a request to shut down.
     pub shutdown_grace: Duration,
-    /// Where sampled turns are kept beyond this process, so that they are replayed exactly after a restart as well.
+    /// Where sampled turns and kept responses are beyond this process, so that they are replayed and continued after a restart as
+    /// well.
     pub store: Option<KvStore>,
     /// Bounds for what clients send.
     pub limits: Limits,

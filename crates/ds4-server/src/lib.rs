@@ -47,6 +47,8 @@ mod kv_metrics;
 mod messages;
 mod metrics;
 mod models;
+#[cfg(test)]
+mod official;
 mod openai;
 mod openapi;
 mod page;

@@ -71,7 +71,8 @@ impl AppState {
                 &config.fingerprint,
                 engine.tokenizer().vocab_size(),
             ),
-            responses: ResponseStore::new(config.limits.stored_responses, config.limits.stored_bytes),
+            responses: ResponseStore::new(config.limits.stored_responses, config.limits.stored_bytes)
+                .kept_in(config.store.clone()),
             seal: Arc::new(Seal::new(&config.api_keys)),
             metrics: Metrics::new(engine.clone()),
             started: unix_seconds(),

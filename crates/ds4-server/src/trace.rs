@@ -20,12 +20,16 @@ const WAITING_LINES: usize = 1024;
 pub struct Trace(SyncSender<Value>);
 
 impl Trace {
-    /// Creates the file, or empties it.
+    /// Creates the file, or empties it. It tells what was said, so a new one is readable for its owner only.
     ///
     /// # Errors
     /// The file cannot be created, or there is no thread.
     pub fn create(path: &Path) -> std::io::Result<Self> {
-        let file = File::create(path)?;
+        let mut options = File::options();
+        options.write(true).create(true).truncate(true);
+        #[cfg(unix)]
+        std::os::unix::fs::OpenOptionsExt::mode(&mut options, 0o600);
+        let file = options.open(path)?;
         let (sender, lines) = sync_channel(WAITING_LINES);
         thread::Builder::new().name("ds4-trace".to_owned()).spawn(move || write_lines(file, &lines))?;
         Ok(Self(sender))

@@ -1,11 +1,11 @@
 //! The messages of a chat request.
 
-use ds4_chat::conversation::{AssistantMessage, Block, Content, Instructions, Message, ToolCall, TurnEnd};
+use ds4_chat::conversation::{AssistantMessage, Content, Instructions, Message, ToolCall, TurnEnd};
 
 use crate::config::ServerConfig;
 use crate::error::ApiError;
 use crate::fields::{Field, Object};
-use crate::request_fields::{Owner, check_history, message_list, parts, without_billing_line};
+use crate::request_fields::{Owner, check_history, drop_billing_line, message_list, parts};
 
 /// Reads the messages. Message *i* of the conversation is message *i* of the request.
 ///
@@ -52,18 +52,6 @@ fn message(field: &Field<'_>, is_last: bool, config: &ServerConfig) -> Result<Me
 
 fn optional_parts(object: &Object<'_>, name: &str, owner: Owner, config: &ServerConfig) -> Result<Content, ApiError> {
     object.get(name).map_or_else(|| Ok(Content::default()), |field| parts(&field, owner, config))
-}
-
-fn drop_billing_line(content: &mut Content) {
-    if let Some(Block::Text(text)) = content.0.first_mut() {
-        let rest = without_billing_line(text);
-        if rest.len() < text.len() {
-            *text = rest.to_owned();
-            if text.is_empty() {
-                content.0.remove(0);
-            }
-        }
-    }
 }
 
 fn assistant(object: &Object<'_>, config: &ServerConfig) -> Result<AssistantMessage, ApiError> {

@@ -260,52 +260,24 @@ fn chat_sampling(object: &Object<'_>) -> Result<ClientSampling, ApiError> {
 
 #[cfg(test)]
 mod tests {
-    use ds4_chat::render::{Profile, RenderOptions, render};
-
     use super::*;
-
-    fn prompt_of(body: &Json) -> Result<String, ApiError> {
-        let request = ChatRequest::read(body, &ServerConfig::default())?;
-        let PromptSource::Chat(chat) = request.generation.prompt else { unreachable!("chat requests are chats") };
-        let options =
-            RenderOptions { profile: Profile::Release0731, thinking: chat.thinking, ..RenderOptions::default() };
-        let rendered =
-            render(&chat.conversation, &options).map_err(|error| ApiError::from_render(&error, Api::Chat))?;
-        Ok(rendered.prompt.to_display_string())
-    }
+    use crate::official;
 
     /// Requests on which we differ from the hosted service, on purpose.
-    const DIFFERENT: [(&str, &str); 7] = [
+    const DIFFERENT: [(&str, &str); 6] = [
         ("developer role", "agents send it"),
         ("tool result missing", "the last assistant turn may have unanswered calls"),
         ("tool_calls empty", "clients send it beside content"),
-        ("file part", "our words for a file"),
         ("regex", "no such constraint"),
         ("tools required while thinking", "the call is forced after the reasoning"),
         ("strict tool", "the schema is shown as the client wrote it"),
     ];
 
-    /// The same prompt as the hosted service's own library makes, and an error where it has one.
     #[test]
     fn prompts_are_those_of_the_official_library() {
-        let text = String::from_utf8(ds4_testdata::bytes("api/official_requests.json")).expect("UTF-8");
-        let cases = Json::parse(&text).expect("valid");
-        let mut compared = 0;
-        for case in cases.get("cases").and_then(Json::as_array).expect("cases") {
-            let field = |name: &str| case.get(name).and_then(Json::as_str).unwrap_or_default();
-            let (id, note) = (field("id"), field("note"));
-            if field("protocol") != "chat" || DIFFERENT.iter().any(|(other, _)| *other == note) {
-                continue;
-            }
-            let body = case.get("body").expect("a body");
-            let ours = prompt_of(body);
-            match case.get("ok").and_then(|ok| ok.get("prompt")) {
-                Some(prompt) => assert_eq!(Some(ours.expect(id).as_str()), prompt.as_str(), "{id} {note}"),
-                None => assert!(ours.is_err(), "{id} {note}: {ours:?}"),
-            }
-            compared += 1;
-        }
-        assert!(compared > 40, "only {compared} cases");
+        official::compare(Api::Chat, &DIFFERENT, 41, |body| {
+            Ok(official::chat_of(ChatRequest::read(body, &ServerConfig::default())?.generation.prompt))
+        });
     }
 
     #[test]

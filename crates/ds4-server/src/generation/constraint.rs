@@ -3,7 +3,7 @@
 use ds4_chat::conversation::{Block, Conversation, Message, ResponseFormat, Tool, ToolChoice, TurnEnd};
 use ds4_chat::render::RenderedPrompt;
 use ds4_chat::tokenizer::{Tokenizer, TokenizerError};
-use ds4_grammar::{Entry, Format, Grammar, GrammarError, Grammars, Shape, ToolShape};
+use ds4_grammar::{Arguments, Entry, Format, Grammar, GrammarError, Grammars, Shape, ToolShape};
 
 use super::request::{ChatPrompt, Strict};
 use crate::api::Api;
@@ -57,7 +57,7 @@ impl Constraint {
             let message = "the word \"json\" must be somewhere in the messages for this format: tell the model what to put into the object";
             return Err(ApiError::invalid(api.format_field(), message));
         }
-        let compile = |shape: Shape| grammars.compile(&shape).map_err(|error| refused(&error, api));
+        let compile = |shape: Shape| grammars.compile(&shape).map_err(|error| refused(&error, api, &chat.strict));
         if !rendered.parser_options().tools {
             let answer = format.map(|format| compile(Shape::answer(format))).transpose()?;
             return Ok(Self { answer, ..Self::default() });
@@ -114,12 +114,17 @@ fn tools(conversation: &Conversation) -> impl Iterator<Item = &Tool> {
 
 fn shape_of(tool: &Tool, strict: &Strict) -> ToolShape {
     let is_strict = strict.tools.contains(tool.name());
-    let parameters = is_strict.then(|| tool.definition().get("parameters").cloned()).flatten();
-    ToolShape { name: tool.name().to_owned(), parameters }
+    let arguments = match (strict.inputs.get(tool.name()), tool.definition().get("parameters")) {
+        (Some(input), _) => Arguments::Input(input.grammar.clone()),
+        (None, Some(schema)) if is_strict => Arguments::Schema(schema.clone()),
+        (None, _) => Arguments::Any,
+    };
+    ToolShape { name: tool.name().to_owned(), arguments }
 }
 
-fn refused(error: &GrammarError, api: Api) -> ApiError {
+fn refused(error: &GrammarError, api: Api, strict: &Strict) -> ApiError {
     let path = match error {
+        GrammarError::Input { tool, .. } => strict.inputs.get(tool).map_or("tools", |input| &input.path),
         GrammarError::Format { .. } => api.format_field(),
         GrammarError::Vocabulary { .. } => return ApiError::new(ErrorKind::Engine, format!("server error: {error}")),
         _ => "tools",

@@ -19,5 +19,5 @@ mod turn_text;
 pub use event::{Delta, Finish, FinishReason, GenerationEvent, ScoredToken, TokenLogprob, Usage};
 pub use prepare::Prepared;
 pub(crate) use prepare::prepare;
-pub use request::{ChatPrompt, ClientSampling, GenerationRequest, PromptSource, Strict};
+pub use request::{ChatPrompt, ClientSampling, GenerationRequest, PromptSource, Strict, ToolInput};
 pub use stream::{GenerationStream, Turn, TurnCall};

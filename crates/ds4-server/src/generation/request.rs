@@ -5,6 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use ds4_chat::conversation::{Conversation, Tool};
 use ds4_chat::render::{Effort, Thinking};
 use ds4_engine::sampling::SamplingParams;
+use ds4_grammar::InputGrammar;
 
 use crate::api::Api;
 use crate::config::ServerConfig;
@@ -72,6 +73,17 @@ pub struct Strict {
     pub format: bool,
     /// Tools whose parameters are to be followed, by name.
     pub tools: BTreeSet<String>,
+    /// Grammars of the texts that free-form tools take, by the tool's name.
+    pub inputs: BTreeMap<String, ToolInput>,
+}
+
+/// What a free-form tool's text has to be.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ToolInput {
+    /// The client's grammar.
+    pub grammar: InputGrammar,
+    /// Where the request has it.
+    pub path: String,
 }
 
 impl ChatPrompt {

@@ -10,7 +10,7 @@ use super::tools::Tools;
 use crate::config::ServerConfig;
 use crate::error::ApiError;
 use crate::fields::{Field, Object};
-use crate::request_fields::{check_history, message_list, without_billing_line};
+use crate::request_fields::{check_history, drop_billing_line, message_list};
 
 /// The messages of a conversation.
 #[derive(Debug, Default)]
@@ -33,7 +33,8 @@ impl History {
     pub fn read(object: &Object<'_>, tools: &Tools, config: &ServerConfig) -> Result<Self, ApiError> {
         let mut history = Self::default();
         if let Some(field) = object.get("system") {
-            let content = system_text(&field)?;
+            let mut content = text_blocks(&field)?;
+            drop_billing_line(&mut content);
             history.push(field.path(), Message::System(Instructions { content, ..Instructions::default() }));
         }
         for field in message_list(&object.required("messages")?, &config.limits)? {
@@ -204,21 +205,6 @@ impl History {
             other => unsupported(block, other, other.to_owned(), config),
         }
     }
-}
-
-/// The system text, without the line that differs from request to request.
-fn system_text(field: &Field<'_>) -> Result<Content, ApiError> {
-    let mut content = text_blocks(field)?;
-    if let Some(Block::Text(first)) = content.0.first_mut() {
-        let rest = without_billing_line(first);
-        if rest.len() < first.len() {
-            *first = rest.to_owned();
-            if first.is_empty() {
-                content.0.remove(0);
-            }
-        }
-    }
-    Ok(content)
 }
 
 fn tool_use(object: &Object<'_>) -> Result<ToolCall, ApiError> {

@@ -86,7 +86,7 @@ impl PromptRequest {
             single_call: tools.single_call,
             turn_ids: history.signatures,
             // A format is followed as far as it can be: clients that ask for one cannot do without an answer.
-            strict: Strict { format: false, tools: tools.strict },
+            strict: Strict { tools: tools.strict, ..Strict::default() },
             tools_found: history.found.iter().filter_map(|name| tools.deferred.get(name).cloned()).collect(),
             ..ChatPrompt::new(conversation, thinking)
         };
@@ -147,10 +147,10 @@ impl MessagesRequest {
 #[cfg(test)]
 mod tests {
     use ds4_chat::conversation::ToolChoice;
-    use ds4_chat::render::{Profile, RenderOptions, render};
 
     use super::*;
     use crate::config::UnsupportedMedia;
+    use crate::official;
 
     fn read(body: &Json) -> Result<PromptRequest, ApiError> {
         MessagesRequest::read(body, &ServerConfig::default())?;
@@ -158,12 +158,7 @@ mod tests {
     }
 
     fn prompt_of(body: &Json) -> Result<String, ApiError> {
-        let prompt = read(body)?.prompt;
-        let options =
-            RenderOptions { profile: Profile::Release0731, thinking: prompt.thinking, ..RenderOptions::default() };
-        let rendered =
-            render(&prompt.conversation, &options).map_err(|error| ApiError::from_render(&error, Api::Messages))?;
-        Ok(rendered.prompt.to_display_string())
+        official::text_of(&read(body)?.prompt, Api::Messages)
     }
 
     fn json(text: &str) -> Json {
@@ -183,26 +178,9 @@ mod tests {
         ("typed custom tool", "clients send it, and it means the same as no type"),
     ];
 
-    /// The same prompt as the hosted service's own library makes, and an error where it has one.
     #[test]
     fn prompts_are_those_of_the_official_library() {
-        let text = String::from_utf8(ds4_testdata::bytes("api/official_requests.json")).expect("UTF-8");
-        let cases = json(&text);
-        let mut compared = 0;
-        for case in cases.get("cases").and_then(Json::as_array).expect("cases") {
-            let field = |name: &str| case.get(name).and_then(Json::as_str).unwrap_or_default();
-            let (id, note) = (field("id"), field("note"));
-            if field("protocol") != "messages" || DIFFERENT.iter().any(|(other, _)| *other == note) {
-                continue;
-            }
-            let ours = prompt_of(case.get("body").expect("a body"));
-            match case.get("ok").and_then(|ok| ok.get("prompt")) {
-                Some(prompt) => assert_eq!(Some(ours.expect(id).as_str()), prompt.as_str(), "{id} {note}"),
-                None => assert!(ours.is_err(), "{id} {note}: {ours:?}"),
-            }
-            compared += 1;
-        }
-        assert!(compared >= 18, "only {compared} cases");
+        official::compare(Api::Messages, &DIFFERENT, 18, |body| Ok(read(body)?.prompt));
     }
 
     #[test]

@@ -12,9 +12,16 @@ use crate::fields::{Field, Object};
 /// two conversations from sharing a cached beginning.
 const BILLING_LINE: &str = "x-anthropic-billing-header";
 
-/// A system text without the first line if that is a billing line.
-pub fn without_billing_line(text: &str) -> &str {
-    if text.starts_with(BILLING_LINE) { text.split_once('\n').map_or("", |(_, rest)| rest) } else { text }
+/// Takes the billing line off the front of a system text.
+pub fn drop_billing_line(content: &mut Content) {
+    let Some(Block::Text(text)) = content.0.first_mut() else { return };
+    if !text.starts_with(BILLING_LINE) {
+        return;
+    }
+    *text = text.split_once('\n').map_or_else(String::new, |(_, rest)| rest.to_owned());
+    if text.is_empty() {
+        content.0.remove(0);
+    }
 }
 
 /// Whose content it is; it decides what is left of what cannot be read.
@@ -158,11 +165,19 @@ mod tests {
 
     #[test]
     fn a_billing_line_is_dropped_from_the_front_only() {
-        assert_eq!(without_billing_line("x-anthropic-billing-header: a=b;\nYou are"), "You are");
-        assert_eq!(without_billing_line("x-anthropic-billing-header: a=b;"), "");
-        assert_eq!(
-            without_billing_line("You are\nx-anthropic-billing-header: a"),
-            "You are\nx-anthropic-billing-header: a"
-        );
+        let line = "x-anthropic-billing-header: a=b;";
+        let behind = format!("You are\n{line}");
+        for (blocks, expected) in [
+            (vec![format!("{line}\nYou are")], vec!["You are"]),
+            (vec![line.to_owned()], vec![]),
+            (vec![line.to_owned(), "You are".to_owned()], vec!["You are"]),
+            (vec![behind.clone()], vec![behind.as_str()]),
+            (vec!["You are".to_owned(), line.to_owned()], vec!["You are", line]),
+        ] {
+            let mut content = Content(blocks.into_iter().map(Block::Text).collect());
+            drop_billing_line(&mut content);
+            let expected = Content(expected.into_iter().map(|text| Block::Text(text.to_owned())).collect());
+            assert_eq!(content, expected);
+        }
     }
 }

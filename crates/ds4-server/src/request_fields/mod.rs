@@ -6,7 +6,7 @@ mod sampling;
 mod thinking;
 mod tools;
 
-pub use content::{Owner, parts, without_billing_line};
+pub use content::{Owner, drop_billing_line, parts};
 pub use history::{check_history, message_list};
 pub use sampling::{MAX_TOKENS, logit_bias, sampling, stop};
 pub use thinking::{ThinkingFields, thinking};

@@ -1,6 +1,8 @@
 //! `POST /v1/responses`, and the responses that are kept.
 
+mod continued;
 mod custom_input;
+mod disk;
 mod input;
 mod kept;
 mod output;

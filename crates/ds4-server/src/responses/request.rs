@@ -3,12 +3,13 @@
 use std::collections::HashSet;
 use std::sync::Arc;
 
-use ds4_chat::conversation::{Conversation, Instructions, Message, ResponseFormat};
+use ds4_chat::conversation::{Conversation, ResponseFormat};
 use ds4_chat::json::Json;
 use ds4_chat::render::{Effort, Thinking};
 use serde_json::{Value, json};
 
-use super::input::{Transcript, transcript};
+use super::continued::{input_items, messages, previous, response_of_results};
+use super::input::Transcript;
 use super::sealed::Seal;
 use super::store::{ResponseStore, StoredResponse};
 use super::tools::{Tools, tool_choice};
@@ -103,7 +104,11 @@ impl ResponsesRequest {
         )?;
         let previous = previous(&object, context.store)?;
         let input = input_items(&object, previous.is_some(), config)?;
-        let Transcript { messages, turn_ids, ignored } = read_input(&object, &input, previous.as_deref(), context)?;
+        let previous = match previous {
+            None => response_of_results(&input, context.store)?,
+            given => given,
+        };
+        let Transcript { messages, turn_ids, ignored } = messages(&object, &input, previous.as_deref(), context)?;
         let tools = Tools::read(&object, config)?;
         let (tool_choice, allowed_tools) = tool_choice(&object, &tools)?;
         let (response_format, strict_format) = response_format(&object)?;
@@ -127,7 +132,7 @@ impl ResponsesRequest {
             single_call: has_tools && !parallel,
             turn_ids,
             allowed_tools,
-            strict: Strict { format: strict_format, tools: tools.strict.clone() },
+            strict: Strict { format: strict_format, tools: tools.strict.clone(), inputs: tools.inputs.clone() },
             ..ChatPrompt::new(conversation, thinking)
         };
         let session = object.get("prompt_cache_key").and_then(|key| session_name(key.str().ok()?));
@@ -174,75 +179,6 @@ fn refuse_unsupported(object: &Object<'_>) -> Result<(), ApiError> {
         return Err(ApiError::unsupported(ErrorKind::UnsupportedValue, "background", message));
     }
     Ok(())
-}
-
-fn previous(object: &Object<'_>, store: &ResponseStore) -> Result<Option<Arc<StoredResponse>>, ApiError> {
-    let Some(field) = object.get("previous_response_id") else { return Ok(None) };
-    let id = field.str()?;
-    store.get(id).map(Some).ok_or_else(|| {
-        let message = format!("Previous response with id '{id}' not found.");
-        ApiError::unsupported(ErrorKind::PreviousResponseNotFound, field.path(), message)
-    })
-}
-
-/// The request's own input as items.
-fn input_items(object: &Object<'_>, is_continued: bool, config: &ServerConfig) -> Result<Vec<Json>, ApiError> {
-    let Some(field) = object.get("input") else {
-        if is_continued || object.get("instructions").is_some() {
-            return Ok(Vec::new());
-        }
-        let message = "the field input is missing; send a text or a list of items, or instructions";
-        return Err(ApiError::invalid("input", message));
-    };
-    if let Some(text) = field.json().as_str() {
-        let part = [("type", "input_text"), ("text", text)];
-        let part = Json::Object(part.map(|(name, value)| (name.to_owned(), Json::from(value))).to_vec());
-        let message =
-            [("type", Json::from("message")), ("role", Json::from("user")), ("content", Json::Array(vec![part]))];
-        return Ok(vec![Json::Object(message.map(|(name, value)| (name.to_owned(), value)).to_vec())]);
-    }
-    let Some(items) = field.json().as_array() else { return Err(field.must_be("a string or an array of items")) };
-    if items.is_empty() {
-        return Err(field.refused("input is an empty list; send at least one item"));
-    }
-    if items.len() > config.limits.messages {
-        let message = format!("input has {} items; at most {} are accepted", items.len(), config.limits.messages);
-        return Err(field.refused(message));
-    }
-    Ok(items.to_vec())
-}
-
-/// The messages: instructions, the conversation so far, the new input.
-fn read_input(
-    object: &Object<'_>,
-    input: &[Json],
-    previous: Option<&StoredResponse>,
-    context: Context<'_>,
-) -> Result<Transcript, ApiError> {
-    // References to items that are kept stand for them.
-    let reference = |item: &Json| {
-        let is_reference = item.get("type").and_then(Json::as_str) == Some("item_reference");
-        item.get("id").and_then(Json::as_str).filter(|_| is_reference).map(str::to_owned)
-    };
-    let references: Vec<Option<String>> = input.iter().map(reference).collect();
-    let wanted: HashSet<&str> = references.iter().flatten().map(String::as_str).collect();
-    let referenced = context.store.items(&wanted);
-    let own = input.iter().zip(&references).enumerate().map(|(index, (item, id))| {
-        let kept = id.as_ref().and_then(|id| referenced.get(id)).map(|item| &**item);
-        Field::at(kept.unwrap_or(item), format!("input[{index}]"))
-    });
-    let earlier = previous.map(StoredResponse::conversation).unwrap_or_default();
-    let earlier = earlier.into_iter().map(|item| Field::at(item, "previous_response_id"));
-    let items: Vec<Field<'_>> = earlier.chain(own).collect();
-    let mut transcript = transcript(&items, context.config, context.seal)?;
-    if let Some(instructions) = object.get("instructions") {
-        let content = ds4_chat::conversation::Content::text(instructions.str()?);
-        transcript.messages.insert(0, Message::System(Instructions { content, ..Instructions::default() }));
-        for (index, _) in &mut transcript.turn_ids {
-            *index += 1;
-        }
-    }
-    Ok(transcript)
 }
 
 /// The format, and whether its schema is to be followed to the letter.
@@ -364,21 +300,11 @@ pub(crate) fn with_context<T>(test: impl FnOnce(Context<'_>) -> T) -> T {
 
 #[cfg(test)]
 mod tests {
-    use ds4_chat::render::{Profile, RenderOptions, render};
-
     use super::*;
+    use crate::official;
 
     fn read(body: &Json) -> Result<ResponsesRequest, ApiError> {
         with_context(|context| ResponsesRequest::read(body, context))
-    }
-
-    fn prompt_of(body: &Json) -> Result<String, ApiError> {
-        let PromptSource::Chat(chat) = read(body)?.generation.prompt else { unreachable!("responses are chats") };
-        let options =
-            RenderOptions { profile: Profile::Release0731, thinking: chat.thinking, ..RenderOptions::default() };
-        let rendered =
-            render(&chat.conversation, &options).map_err(|error| ApiError::from_render(&error, Api::Responses))?;
-        Ok(rendered.prompt.to_display_string())
     }
 
     /// Requests on which we differ from the hosted service, on purpose.
@@ -392,26 +318,9 @@ mod tests {
         ("previous_response_id ignored by the library", "it is not ignored"),
     ];
 
-    /// The same prompt as the hosted service's own library makes, and an error where it has one.
     #[test]
     fn prompts_are_those_of_the_official_library() {
-        let text = String::from_utf8(ds4_testdata::bytes("api/official_requests.json")).expect("UTF-8");
-        let cases = Json::parse(&text).expect("valid");
-        let mut compared = 0;
-        for case in cases.get("cases").and_then(Json::as_array).expect("cases") {
-            let field = |name: &str| case.get(name).and_then(Json::as_str).unwrap_or_default();
-            let (id, note) = (field("id"), field("note"));
-            if field("protocol") != "responses" || DIFFERENT.iter().any(|(other, _)| *other == note) {
-                continue;
-            }
-            let ours = prompt_of(case.get("body").expect("a body"));
-            match case.get("ok").and_then(|ok| ok.get("prompt")) {
-                Some(prompt) => assert_eq!(Some(ours.expect(id).as_str()), prompt.as_str(), "{id} {note}"),
-                None => assert!(ours.is_err(), "{id} {note}: {ours:?}"),
-            }
-            compared += 1;
-        }
-        assert!(compared >= 13, "only {compared} cases");
+        official::compare(Api::Responses, &DIFFERENT, 13, |body| Ok(official::chat_of(read(body)?.generation.prompt)));
     }
 
     #[test]
@@ -448,6 +357,12 @@ mod tests {
                 r#""tools": [{"type": "custom", "name": "c", "format": {"type": "grammar"}}]"#.to_owned(),
                 "tools[0].format.definition",
             ),
+            (
+                r#""tools": [{"type": "custom", "name": "c", "format": {"type": "grammar", "syntax": "bnf", "definition": ""}}]"#
+                    .to_owned(),
+                "tools[0].format.syntax",
+            ),
+            (r#""tools": [{"type": "custom", "name": "c", "format": {"type": "xml"}}]"#.to_owned(), "tools[0].format.type"),
             (r#""tool_choice": "always""#.to_owned(), "tool_choice"),
             (r#""tool_choice": {"type": "allowed_tools", "mode": "auto"}"#.to_owned(), "tool_choice.tools"),
             (

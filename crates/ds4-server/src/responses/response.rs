@@ -122,7 +122,7 @@ impl Response {
         let output = self.output.items().iter().filter(|item| !is_half_call(item));
         // What is written as JSON is valid JSON, and no deeper than what the parser reads.
         let output = output.filter_map(|item| Json::parse(&item.to_string()).ok()).map(Arc::new).collect();
-        self.state.responses().insert(self.id.clone(), response.clone(), input, output, previous);
+        self.state.responses().insert(&self.id, response.clone(), input, output, previous);
     }
 
     /// Items of the input can be listed, and for that each needs an id.

@@ -1,13 +1,15 @@
 //! The tools of a request, and what the names that the model calls stand for.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use ds4_chat::conversation::{Tool, ToolChoice};
 use ds4_chat::json::Json;
+use ds4_grammar::{INPUT, InputGrammar, Syntax};
 
 use crate::config::ServerConfig;
 use crate::error::{ApiError, ErrorKind};
 use crate::fields::{Field, Object};
+use crate::generation::ToolInput;
 use crate::request_fields::{AllowedTools, ToolList};
 
 /// A tool as the client knows it.
@@ -28,6 +30,8 @@ pub struct Tools {
     pub shown: Vec<Tool>,
     /// Names, as the model knows them, of tools whose schema is to be followed to the letter.
     pub strict: BTreeSet<String>,
+    /// What the texts of free-form tools have to be, by the name that the model knows.
+    pub inputs: BTreeMap<String, ToolInput>,
     /// By the name that the model knows.
     known: HashMap<String, ClientTool>,
     /// What is left out, for the trace.
@@ -73,10 +77,15 @@ impl Tools {
         let known_json = Json::from(known.as_str());
         let known_field = Field::at(&known_json, name.path());
         if kind == "custom" {
-            let description = Json::String(custom_description(tool)?);
+            let input = tool_input(tool)?;
+            let description = tool.get("description").map(|field| field.str()).transpose()?.unwrap_or_default();
+            let description = Json::String(custom_description(description, input.as_ref()));
             let parameters = custom_parameters();
             let description = Field::at(&description, tool.path_of("description"));
             list.add(&known_field, Some(&description), Some(&Field::at(&parameters, tool.path_of("format"))))?;
+            if let Some(input) = input {
+                self.inputs.insert(known.clone(), input);
+            }
         } else {
             list.add(&known_field, tool.get("description").as_ref(), tool.get("parameters").as_ref())?;
         }
@@ -104,23 +113,43 @@ impl Tools {
     }
 }
 
-/// A free-form tool is shown as a function of one text. A grammar, if the client gives one, is told in words.
-fn custom_description(tool: &Object<'_>) -> Result<String, ApiError> {
-    let mut text = tool.get("description").map(|field| field.str()).transpose()?.unwrap_or_default().to_owned();
-    let Some(format) = tool.get("format").map(|field| field.object()).transpose()? else { return Ok(text) };
-    if format.required("type")?.str()? != "grammar" {
-        return Ok(text);
+/// The grammar of a free-form tool's text, if the client gives one.
+fn tool_input(tool: &Object<'_>) -> Result<Option<ToolInput>, ApiError> {
+    let Some(format) = tool.get("format").map(|field| field.object()).transpose()? else { return Ok(None) };
+    let kind = format.required("type")?;
+    match kind.str()? {
+        "text" => return Ok(None),
+        "grammar" => {}
+        _ => return Err(kind.must_be("text or grammar")),
     }
     // The definition stands beside the type, or in an object of its own.
     let nested = format.get("grammar").map(|field| field.object()).transpose()?;
     let grammar = nested.as_ref().unwrap_or(&format);
-    let syntax = grammar.get("syntax").map(|field| field.str()).transpose()?.unwrap_or("lark");
-    let definition = grammar.required("definition")?.str()?;
-    if !text.is_empty() {
-        text.push_str("\n\n");
-    }
-    text.push_str(&format!("The input must follow this grammar ({syntax}):\n{}", definition.trim_end()));
-    Ok(text)
+    let syntax = match grammar.get("syntax") {
+        None => Syntax::Lark,
+        Some(field) => match field.str()? {
+            "lark" => Syntax::Lark,
+            "regex" => Syntax::Regex,
+            _ => return Err(field.must_be("lark or regex")),
+        },
+    };
+    let definition = grammar.required("definition")?;
+    let path = definition.path().to_owned();
+    let grammar = InputGrammar { syntax, definition: definition.str()?.to_owned() };
+    Ok(Some(ToolInput { grammar, path }))
+}
+
+/// A free-form tool is shown as a function of one text. What the text is held to is told in words, too, so that the model
+/// knows what it is about.
+fn custom_description(description: &str, input: Option<&ToolInput>) -> String {
+    let Some(ToolInput { grammar, .. }) = input else { return description.to_owned() };
+    let syntax = match grammar.syntax {
+        Syntax::Lark => "lark",
+        Syntax::Regex => "regex",
+    };
+    let gap = if description.is_empty() { "" } else { "\n\n" };
+    let definition = grammar.definition.trim_end();
+    format!("{description}{gap}The input must follow this grammar ({syntax}):\n{definition}")
 }
 
 fn custom_parameters() -> Json {
@@ -130,8 +159,8 @@ fn custom_parameters() -> Json {
     let input = object(vec![("type", Json::from("string"))]);
     object(vec![
         ("type", Json::from("object")),
-        ("properties", object(vec![("input", input)])),
-        ("required", Json::Array(vec![Json::from("input")])),
+        ("properties", object(vec![(INPUT, input)])),
+        ("required", Json::Array(vec![Json::from(INPUT)])),
     ])
 }
 

@@ -2,7 +2,9 @@
 
 mod chat;
 mod completions;
+mod free_form;
 mod hostile;
+mod kept;
 mod messages;
 mod refusals;
 mod responses;

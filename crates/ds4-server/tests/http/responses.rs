@@ -396,3 +396,34 @@ fn log_probabilities_stand_beside_their_text() {
         .collect();
     assert_eq!(streamed, entries.iter().collect::<Vec<_>>());
 }
+
+#[test]
+fn results_without_their_calls_go_on_where_the_response_ended() {
+    let server = Server::scripted(ServerConfig::default(), options());
+    server.answers(CALLS);
+    let body = |input: Value| json!({ "input": input, "tools": tools() });
+    let first = server.post(PATH, &body(json!("Weather?"))).json();
+    let calls: Vec<&Value> =
+        first["output"].as_array().expect("a list").iter().filter(|item| item["call_id"].is_string()).collect();
+    let results: Vec<Value> = calls
+        .iter()
+        .map(|call| {
+            let kind = format!("{}_output", call["type"].as_str().expect("a type"));
+            json!({ "type": kind, "call_id": call["call_id"], "output": "fine" })
+        })
+        .collect();
+    server.answers("Done.{{/think}}Done.");
+    let bare = server.post(PATH, &body(json!(results)));
+    assert_eq!(bare.status, 200, "{}", bare.text);
+    let mut named = body(json!(results));
+    named["previous_response_id"] = first["id"].clone();
+    let named = server.post(PATH, &named).json();
+    assert_eq!(bare.json()["usage"]["input_tokens"], named["usage"]["input_tokens"], "the same prompt");
+
+    let stranger = json!([{ "type": "function_call_output", "call_id": "call_x", "output": "fine" }]);
+    let refused = server.post(PATH, &body(stranger));
+    let error = &refused.json()["error"];
+    assert_eq!((refused.status, &error["param"]), (400, &json!("input[0].call_id")));
+    let message = error["message"].as_str().expect("a sentence");
+    assert!(message.starts_with("No tool call found for tool output with call_id 'call_x'."), "{message}");
+}
