@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Callable
 
-from agent_tasks import CREATE, FIND_A_TOOL, READ_AN_IMAGE, SUB_AGENTS
+from agent_tasks import COMPACT, CREATE, FIND_A_TOOL, READ_AN_IMAGE, SUB_AGENTS, WAIT
 
 MODEL = "deepseek-v4-flash"
 CONTEXT = 131072
@@ -68,7 +68,7 @@ CLAUDE_CODE = Agent(
     arguments=lambda task: ["-p", task, "--permission-mode", "acceptEdits"],
     write=lambda folder: ("Write", {"file_path": str(folder / "hello.txt"), "content": "hi"}),
     environment=claude_environment,
-    tasks=(CREATE, FIND_A_TOOL, READ_AN_IMAGE, SUB_AGENTS),
+    tasks=(CREATE, FIND_A_TOOL, READ_AN_IMAGE, SUB_AGENTS, COMPACT, WAIT),
 )
 
 

@@ -6,7 +6,7 @@ was rendered.
 """
 
 import base64
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Callable, Optional
 
@@ -28,6 +28,14 @@ class Task:
     prepare: Callable[[Path], None] = lambda folder: None
     # Share of all prompt tokens that has to come from the cache, in percent.
     least_cached: int = 0
+    # Further options of the scripted server.
+    server: tuple = ()
+    # Further environment of the agent.
+    environment: dict = field(default_factory=dict)
+    # A text within the refusals that belong to the task.
+    refusal: Optional[str] = None
+    # Seconds that it may take, where that is more than usual.
+    patience: int = 0
 
 
 def says(text, **conditions):
@@ -160,4 +168,76 @@ SUB_AGENTS = Task(
     rules=agents_rules,
     check=agents_check,
     least_cached=25,
+)
+
+
+# The conversation outgrows the model's window in its third turn. The refusal names both counts, Claude Code recognizes it, has
+# the conversation summed up, without its oldest turn where that is still too long, and goes on from the summary.
+SUMMARY = "The user wants hello.txt with hi in it; it has been counted to 2000."
+
+
+def compact_rules(agent, folder):
+    # Numbers and not files: what was read is attached to the summary, and that is then too long again for so small a window.
+    def count(thousand, **conditions):
+        command = f"seq {1000 * thousand - 999} {1000 * thousand}"
+        return calls(("Bash", {"command": command, "description": "Count"}), **conditions)
+
+    name, arguments = agent.write(folder)
+    return [
+        says(f"<summary>{SUMMARY}</summary>", last="<summary> block"),
+        says("Created hello.txt.", last="<tool_result>File created"),
+        calls((name, arguments), prompt=SUMMARY),
+        count(2, last="\n1000</tool_result>"),
+        count(1, prompt=f'"name": "{name}"'),
+        ASIDE,
+    ]
+
+
+def compact_check(folder, prompts):
+    if not any(SUMMARY in prompt for prompt in prompts):
+        return "nothing was summed up"
+    return create_check(folder, prompts)
+
+
+COMPACT = Task(
+    name="a full context",
+    text="count to 2000, then create hello.txt containing hi",
+    rules=compact_rules,
+    check=compact_check,
+    arguments=("--allowedTools", "Bash(seq:*)"),
+    server=("--ctx", "26000"),
+    refusal="prompt is too long: ",
+)
+
+
+# A prompt that takes longer than the client waits for the next byte, and longer than it waits for the first one. Claude Code's
+# timers are set as short as it allows; for events it has another one that is never shorter than five minutes.
+def wait_check(folder, prompts):
+    if len(prompts) != 2:
+        return f"{len(prompts)} requests: one was given up and tried again"
+    return create_check(folder, prompts)
+
+
+WAIT = Task(
+    name="a long wait",
+    text="create hello.txt containing hi",
+    rules=create_rules,
+    check=wait_check,
+    # 35 steps of 1.5 seconds.
+    server=("--prompt-step", "1500"),
+    environment={
+        "CLAUDE_STREAM_FIRST_BYTE_TIMEOUT_MS": "10000",
+        "CLAUDE_ENABLE_BYTE_WATCHDOG": "1",
+        "CLAUDE_BYTE_STREAM_IDLE_TIMEOUT_MS": "15000",
+    },
+)
+
+# The same with its timer for events, by which it gives up after ten minutes of nothing but pings: not among the agent's tasks,
+# because it takes twelve minutes (`--long-wait`).
+LONG_WAIT = replace(
+    WAIT,
+    name="a very long wait",
+    server=("--prompt-step", "20000"),
+    environment={},
+    patience=1200,
 )

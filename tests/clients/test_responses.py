@@ -1,6 +1,7 @@
 """POST /v1/responses and the responses that are kept, with the official OpenAI client."""
 
 import json
+import re
 
 import openai
 import pytest
@@ -137,6 +138,20 @@ def test_custom_and_namespaced_tools(openai_client):
     )
     call = answer.output[-1]
     assert (call.type, call.name, call.namespace) == ("function_call", "write", "files")
+
+
+def test_a_custom_tool_with_a_grammar(openai_client):
+    def demand(syntax, definition):
+        note = {"type": "custom", "name": "note", "format": {"type": "grammar", "syntax": syntax, "definition": definition}}
+        choice = {"type": "custom", "name": "note"}
+        return ask(openai_client, "Hello!", tools=[note], tool_choice=choice, max_output_tokens=200).output[-1].input
+
+    assert re.fullmatch(r"note [a-z]{1,8}: \d\d", demand("regex", r"note [a-z]{1,8}: \d\d"))
+    lines = 'start: line~1..3 "."\nline: WORD LF\nWORD: /[a-z]{1,5}/\n%import common.LF\n'
+    assert re.fullmatch(r"([a-z]{1,5}\n){1,3}\.", demand("lark", lines))
+    with pytest.raises(openai.BadRequestError) as error:
+        demand("lark", "start: missing")
+    assert error.value.param == "tools[0].format.definition"
 
 
 def test_structured_output(openai_client):
