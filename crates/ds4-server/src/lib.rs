@@ -17,7 +17,7 @@
 //!
 //! ```text
 //! let chat = ChatPrompt::new(conversation, thinking);
-//! let request = GenerationRequest { sampling, max_tokens, stop, ..GenerationRequest::new(Api::Messages, PromptSource::Chat(chat)) };
+//! let request = GenerationRequest { sampling, max_tokens, stop, ..GenerationRequest::new(Api::Messages, PromptSource::Chat(Box::new(chat))) };
 //! let prepared = state.prepare(request).await?;     // 400 before any work: overflow, bad parameters
 //! let generation = state.start(prepared)?;          // 429 or 503 with retry-after
 //! // not streamed: dropped with the connection, and then cancelled

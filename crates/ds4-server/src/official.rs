@@ -10,7 +10,7 @@ use crate::generation::{ChatPrompt, PromptSource};
 /// The conversation that a request asks to continue.
 pub(crate) fn chat_of(source: PromptSource) -> ChatPrompt {
     let PromptSource::Chat(chat) = source else { unreachable!("a request with a conversation") };
-    chat
+    *chat
 }
 
 /// The text of a prompt.

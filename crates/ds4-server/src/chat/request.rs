@@ -101,7 +101,7 @@ impl ChatRequest {
                 max_tokens: max_tokens.and_then(|value| usize::try_from(value).ok()),
                 stop,
                 session: object.get("prompt_cache_key").and_then(|key| session_name(key.str().ok()?)),
-                ..GenerationRequest::new(Api::Chat, PromptSource::Chat(chat))
+                ..GenerationRequest::new(Api::Chat, PromptSource::Chat(Box::new(chat)))
             },
             stream,
             include_usage,

@@ -68,7 +68,7 @@ pub(crate) fn prepare(state: &AppState, request: GenerationRequest) -> Result<Pr
         ApiError::invalid(field, error.to_string())
     })?;
     let built = match request.prompt {
-        PromptSource::Chat(chat) => chat_prompt(state, api, chat)?,
+        PromptSource::Chat(chat) => chat_prompt(state, api, *chat)?,
         PromptSource::Raw(ids) => Built { ids, ..Built::default() },
     };
     let sampling = request.sampling.params(built.thinking, state.config());

@@ -39,7 +39,7 @@ impl GenerationRequest {
 #[derive(Clone, Debug)]
 pub enum PromptSource {
     /// A conversation, to be rendered.
-    Chat(ChatPrompt),
+    Chat(Box<ChatPrompt>),
     /// Tokens, to be continued as they are. Control tokens of the answer are not shown, and nothing is parsed.
     Raw(Vec<u32>),
 }

@@ -71,7 +71,7 @@ async fn count_tokens(State(state): State<AppState>, JsonBody(body): JsonBody) -
     let request = PromptRequest::read(&body, state.config())?;
     drop(body);
     check_model(&state, &request.model)?;
-    let generation = GenerationRequest::new(Api::Messages, PromptSource::Chat(request.prompt));
+    let generation = GenerationRequest::new(Api::Messages, PromptSource::Chat(Box::new(request.prompt)));
     let tokens = match state.prepare(generation).await {
         Ok(prepared) => prepared.prompt_tokens(),
         Err(ApiError { kind: ErrorKind::ContextLength { prompt, .. }, .. }) => prompt,

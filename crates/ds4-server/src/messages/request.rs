@@ -136,7 +136,7 @@ impl MessagesRequest {
                 sampling,
                 max_tokens: max_tokens.and_then(|tokens| usize::try_from(tokens).ok()),
                 stop,
-                ..GenerationRequest::new(Api::Messages, PromptSource::Chat(prompt))
+                ..GenerationRequest::new(Api::Messages, PromptSource::Chat(Box::new(prompt)))
             },
             stream,
             ignored,

@@ -145,7 +145,7 @@ impl ResponsesRequest {
                 max_tokens: max_tokens.and_then(|value| usize::try_from(value).ok()),
                 stop,
                 session,
-                ..GenerationRequest::new(Api::Responses, PromptSource::Chat(chat))
+                ..GenerationRequest::new(Api::Responses, PromptSource::Chat(Box::new(chat)))
             },
             model: model.unwrap_or(&config.model_id).to_owned(),
             tools,
