@@ -82,6 +82,13 @@ pub struct AdapterReport {
     pub unusable: Option<String>,
 }
 
+impl AdapterReport {
+    /// Whether the processor simulates the card.
+    pub fn is_software(&self) -> bool {
+        self.kind == "software"
+    }
+}
+
 /// The least that the kernels need: the guarantees of WebGPU, of which they use these.
 const LEAST: [(&str, u64); 4] = [
     ("the number of storage buffers for one kernel", 8),

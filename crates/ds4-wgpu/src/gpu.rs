@@ -37,7 +37,7 @@ impl Gpu {
 
     fn of(adapter: &Adapter, subgroups: bool) -> Result<Self, WgpuError> {
         let report = adapter::report(adapter);
-        let wanted = if subgroups { Features::SUBGROUP } else { Features::empty() };
+        let wanted = Features::TIMESTAMP_QUERY | if subgroups { Features::SUBGROUP } else { Features::empty() };
         let limits = adapter.limits();
         let descriptor = DeviceDescriptor {
             label: Some("ds4"),

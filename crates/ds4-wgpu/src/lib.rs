@@ -2,8 +2,9 @@
 //!
 //! - [`adapters`] says what cards there are and what they can do; [`WgpuBackend`] runs the model on one.
 //! - `kernels/` has the WGSL; [`shader`] puts it together and specializes it for a model and a card.
-//! - Weights keep the file's layout: copied to a card of its own memory, bound where they are mapped on a Mac.
-//! - Everything is recorded in order and handed over together; a decoded token is one command buffer. Bind groups and pipelines are
+//! - Weights are copied to a card of its own memory, block formats taken apart into planes; on a Mac they are bound where they are
+//!   mapped, in the file's layout.
+//! - Everything is recorded in order; a decoded token is handed over in a few pieces, so that the card begins at once. Bind groups and pipelines are
 //!   found again by what they are made of; what changes from token to token is in buffers.
 //! - Sequence state: one buffer of slots (window rings, compressor frontiers) and one of pages for each layer.
 //!
@@ -13,16 +14,19 @@
 
 mod adapter;
 mod backend;
+mod bandwidth;
 mod cache;
 mod error;
 mod gpu;
 mod memory;
 #[cfg(target_vendor = "apple")]
 mod metal;
+mod planes;
 mod pool;
 mod recorder;
 pub mod shader;
 mod tensors;
+mod timing;
 mod transfer;
 mod weights;
 
@@ -30,3 +34,4 @@ pub use adapter::{AdapterReport, Api, adapters};
 pub use backend::{WgpuBackend, WgpuOptions};
 pub use cache::WgpuSequence;
 pub use error::WgpuError;
+pub use timing::KernelTime;

@@ -1,23 +1,27 @@
 //! Recording kernels and copies into command buffers, and moving bytes between host and card.
 //!
-//! Everything is recorded in order and submitted together: when results are read, when a batch is complete, or when there is too
-//! much of it. Pipelines and bind groups are made once and found again by what they are made of, so that after the first token a
-//! dispatch is a look-up and 256 bytes of parameters.
+//! Everything is recorded in order and handed over in pieces, so that the card works on one while the next is recorded. Pipelines
+//! and bind groups are made once. A token's dispatches are those of the token before: the recorder remembers the last ones in
+//! order, and finds pipeline and bind group of the next by comparing it with its predecessor. Parameters that are still
+//! the same are not sent again.
 
 use std::collections::HashMap;
+use std::ops::Range;
 use std::sync::Arc;
 
 use bytemuck::Pod;
 use wgpu::{
     BindGroup, BindGroupDescriptor, BindGroupEntry, BindGroupLayout, BindGroupLayoutDescriptor, BindGroupLayoutEntry,
     BindingResource, BindingType, Buffer, BufferBinding, BufferBindingType, BufferSize, BufferUsages, CommandEncoder,
-    ComputePass, ComputePipeline, ComputePipelineDescriptor, MapMode, PipelineLayoutDescriptor, ShaderModuleDescriptor,
-    ShaderSource, ShaderStages,
+    ComputePass, ComputePassDescriptor, ComputePipeline, ComputePipelineDescriptor, MapMode,
+    PipelineCompilationOptions, PipelineLayoutDescriptor, ShaderModuleDescriptor, ShaderRuntimeChecks, ShaderSource,
+    ShaderStages,
 };
 
 use crate::error::WgpuError;
 use crate::gpu::Gpu;
 use crate::shader::{self, Kernel, Shape};
+use crate::timing::{KernelTime, Timing};
 
 /// A piece of a buffer, as kernels see it.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -36,9 +40,9 @@ impl View {
 }
 
 /// Bytes that each dispatch has for parameters.
-const PARAMETERS: u64 = 256;
-/// Dispatches of one submission at most.
-const MOST_DISPATCHES: u64 = 4096;
+const PARAMETERS: usize = 256;
+/// Dispatches whose parameters have a place at a time.
+const MOST_DISPATCHES: usize = 4096;
 
 struct Pipeline {
     pipeline: ComputePipeline,
@@ -52,31 +56,58 @@ pub(crate) struct Recorder {
     shape: Shape,
     pipelines: HashMap<Kernel, Arc<Pipeline>>,
     groups: HashMap<(Kernel, Vec<View>), BindGroup>,
+    /// The last dispatches, by their place among the parameters.
+    last: Vec<Option<Dispatched>>,
+    /// Place of the next dispatch.
+    next: usize,
     uniform: Buffer,
+    /// What `uniform` has once everything is handed over, and the bytes of it that are not there yet.
     parameters: Vec<u8>,
+    unsent: Option<Range<usize>>,
     /// The open pass comes before the encoder that it belongs to is finished.
     pass: Option<ComputePass<'static>>,
     encoder: Option<CommandEncoder>,
     staging: Option<Buffer>,
     nothing: View,
+    timing: Option<Timing>,
+}
+
+/// A dispatch that may come again.
+struct Dispatched {
+    kernel: Kernel,
+    views: Vec<View>,
+    pipeline: Arc<Pipeline>,
+    group: BindGroup,
+}
+
+impl Dispatched {
+    fn is(&self, kernel: Kernel, views: &[&View]) -> bool {
+        self.kernel == kernel
+            && self.views.len() == views.len()
+            && self.views.iter().zip(views).all(|(mine, &theirs)| mine == theirs)
+    }
 }
 
 impl Recorder {
     pub fn new(gpu: Arc<Gpu>, shape: Shape) -> Result<Self, WgpuError> {
         let usage = BufferUsages::UNIFORM | BufferUsages::COPY_DST;
-        let uniform = gpu.create("parameters", PARAMETERS * MOST_DISPATCHES, usage)?;
+        let uniform = gpu.create("parameters", (PARAMETERS * MOST_DISPATCHES) as u64, usage)?;
         let nothing = View::all(gpu.storage("nothing", 16)?);
         Ok(Self {
             gpu,
             shape,
             pipelines: HashMap::new(),
             groups: HashMap::new(),
+            last: Vec::new(),
+            next: 0,
             uniform,
-            parameters: Vec::new(),
+            parameters: vec![0; PARAMETERS * MOST_DISPATCHES],
+            unsent: None,
             pass: None,
             encoder: None,
             staging: None,
             nothing,
+            timing: None,
         })
     }
 
@@ -88,6 +119,14 @@ impl Recorder {
     /// Forgets bind groups: buffers were replaced, and the old ones should not be kept alive.
     pub fn forget(&mut self) {
         self.groups.clear();
+        self.last.clear();
+    }
+
+    /// The next dispatch is the first of a batch: those that follow are compared with the last batch's.
+    pub fn restart(&mut self) -> Result<(), WgpuError> {
+        self.submit()?;
+        self.next = 0;
+        Ok(())
     }
 
     /// Records a kernel. `views` belong to its storage bindings in the order of their numbers.
@@ -101,11 +140,36 @@ impl Recorder {
         if grid.contains(&0) {
             return Ok(());
         }
-        if self.parameters.len() as u64 >= PARAMETERS * MOST_DISPATCHES {
-            self.submit()?;
+        if self.next == MOST_DISPATCHES {
+            self.restart()?;
         }
+        if self.timing.as_ref().is_some_and(Timing::is_full) {
+            self.collect_times()?;
+        }
+        let at = self.next;
+        self.next += 1;
+        if self.last.len() <= at {
+            self.last.resize_with(at + 1, || None);
+        }
+        let last = self.last[at].take().filter(|last| last.is(kernel, views));
+        let dispatched = match last {
+            Some(last) => last,
+            None => self.prepare(kernel, views)?,
+        };
+        self.set_parameters(at, bytemuck::bytes_of(parameters));
+        let pass = self.pass(kernel, grid);
+        pass.set_pipeline(&dispatched.pipeline.pipeline);
+        pass.set_bind_group(0, &dispatched.group, &[(at * PARAMETERS) as u32]);
+        pass.dispatch_workgroups(grid[0], grid[1], grid[2]);
+        self.last[at] = Some(dispatched);
+        Ok(())
+    }
+
+    /// A dispatch that is not the one of the last batch at this place.
+    fn prepare(&mut self, kernel: Kernel, views: &[&View]) -> Result<Dispatched, WgpuError> {
         let pipeline = self.pipeline(kernel)?;
-        let key = (kernel, views.iter().map(|&view| view.clone()).collect::<Vec<_>>());
+        let views: Vec<View> = views.iter().map(|&view| view.clone()).collect();
+        let key = (kernel, views.clone());
         let group = match self.groups.get(&key) {
             Some(group) => group.clone(),
             None => {
@@ -114,16 +178,18 @@ impl Recorder {
                 group
             }
         };
-        let offset = self.parameters.len() as u32;
-        let bytes = bytemuck::bytes_of(parameters);
-        debug_assert!(bytes.len() as u64 <= PARAMETERS);
-        self.parameters.extend_from_slice(bytes);
-        self.parameters.resize(offset as usize + PARAMETERS as usize, 0);
-        let pass = self.pass();
-        pass.set_pipeline(&pipeline.pipeline);
-        pass.set_bind_group(0, &group, &[offset]);
-        pass.dispatch_workgroups(grid[0], grid[1], grid[2]);
-        Ok(())
+        Ok(Dispatched { kernel, views, pipeline, group })
+    }
+
+    fn set_parameters(&mut self, place: usize, bytes: &[u8]) {
+        debug_assert!(bytes.len() <= PARAMETERS);
+        let range = place * PARAMETERS..place * PARAMETERS + bytes.len();
+        let mine = &mut self.parameters[range.clone()];
+        if mine != bytes {
+            mine.copy_from_slice(bytes);
+            let unsent = self.unsent.get_or_insert(range.clone());
+            *unsent = unsent.start.min(range.start)..unsent.end.max(range.end);
+        }
     }
 
     /// Records a copy.
@@ -136,9 +202,9 @@ impl Recorder {
     pub fn submit(&mut self) -> Result<(), WgpuError> {
         self.pass = None;
         if let Some(encoder) = self.encoder.take() {
-            if !self.parameters.is_empty() {
-                self.gpu.queue.write_buffer(&self.uniform, 0, &self.parameters);
-                self.parameters.clear();
+            if let Some(range) = self.unsent.take() {
+                let range = range.start..range.end.next_multiple_of(4);
+                self.gpu.queue.write_buffer(&self.uniform, range.start as u64, &self.parameters[range]);
             }
             self.gpu.queue.submit([encoder.finish()]);
         }
@@ -189,16 +255,48 @@ impl Recorder {
         self.encoder.get_or_insert_with(|| self.gpu.device.create_command_encoder(&Default::default()))
     }
 
-    fn pass(&mut self) -> &mut ComputePass<'static> {
+    /// The open pass; while kernels are timed, one of the next kernel's own.
+    fn pass(&mut self, next: Kernel, grid: [u32; 3]) -> &mut ComputePass<'static> {
+        if self.timing.is_some() {
+            self.pass = None;
+        }
         if self.pass.is_none() {
-            let pass = self.encoder().begin_compute_pass(&Default::default()).forget_lifetime();
+            let mut timing = self.timing.take();
+            let timestamp_writes =
+                timing.as_mut().map(|timing| timing.writes(format!("{} {grid:?}", shader::label(next))));
+            let descriptor = ComputePassDescriptor { label: None, timestamp_writes };
+            let pass = self.encoder().begin_compute_pass(&descriptor).forget_lifetime();
             self.pass = Some(pass);
+            self.timing = timing;
         }
         self.pass.as_mut().expect("was just made")
     }
 
+    /// From now on, kernels run one by one between time stamps. False if the card has none.
+    pub fn start_timing(&mut self) -> Result<bool, WgpuError> {
+        self.submit()?;
+        self.timing = Timing::new(&self.gpu)?;
+        Ok(self.timing.is_some())
+    }
+
+    /// Time of each kernel since [`Self::start_timing`], the longest first.
+    pub fn finish_timing(&mut self) -> Result<Vec<KernelTime>, WgpuError> {
+        self.collect_times()?;
+        Ok(self.timing.take().map_or_else(Vec::new, Timing::finish))
+    }
+
+    fn collect_times(&mut self) -> Result<(), WgpuError> {
+        let Some(mut timing) = self.timing.take() else { return Ok(()) };
+        self.pass = None;
+        let (buffer, bytes) = timing.resolve(self.encoder());
+        let stamps = self.read(&[(&buffer, 0, bytes)])?;
+        timing.note(&stamps);
+        self.timing = Some(timing);
+        Ok(())
+    }
+
     fn group(&self, pipeline: &Pipeline, views: &[View]) -> BindGroup {
-        let uniform = BufferBinding { buffer: &self.uniform, offset: 0, size: BufferSize::new(PARAMETERS) };
+        let uniform = BufferBinding { buffer: &self.uniform, offset: 0, size: BufferSize::new(PARAMETERS as u64) };
         let mut entries = vec![BindGroupEntry { binding: 0, resource: BindingResource::Buffer(uniform) }];
         debug_assert_eq!(views.len(), pipeline.bindings.len(), "a view for every binding");
         for (binding, view) in pipeline.bindings.iter().zip(views) {
@@ -221,10 +319,13 @@ impl Recorder {
         let bindings = shader::bindings(&text);
         let label = shader::label(kernel);
         let device = &self.gpu.device;
-        let module = device.create_shader_module(ShaderModuleDescriptor {
-            label: Some(&label),
-            source: ShaderSource::Wgsl(text.into()),
-        });
+        // Counters that end endless loops would keep compilers from unrolling; guards of indices and divisions cost as much as what
+        // they guard.
+        let descriptor = ShaderModuleDescriptor { label: Some(&label), source: ShaderSource::Wgsl(text.into()) };
+        // SAFETY: the kernels are this crate's own. Every loop counts to a bound with a step that is not 0; divisors are constants
+        // or dimensions of the model, none of which may be 0. Indices follow from those dimensions, for which buffers are made,
+        // and from positions, slots and page numbers of the host; tokens and experts by token were checked against their ranges.
+        let module = unsafe { device.create_shader_module_trusted(descriptor, ShaderRuntimeChecks::unchecked()) };
         let entry = |number: u32, ty: BufferBindingType, dynamic: bool| BindGroupLayoutEntry {
             binding: number,
             visibility: ShaderStages::COMPUTE,
@@ -249,7 +350,11 @@ impl Recorder {
             layout: Some(&pipeline_layout),
             module: &module,
             entry_point: Some("main"),
-            compilation_options: Default::default(),
+            // Kernels write workgroup memory before they read it.
+            compilation_options: PipelineCompilationOptions {
+                zero_initialize_workgroup_memory: false,
+                ..Default::default()
+            },
             cache: None,
         });
         self.gpu.check()?;

@@ -117,6 +117,11 @@ fn compressor(loader: &mut Loader<'_>, c: &CompressorTensors) -> Result<Compress
 }
 
 fn layer(loader: &mut Loader<'_>, model: &Model, t: &LayerTensors) -> Result<Layer, WgpuError> {
+    let mut together = vec![&t.q_a, &t.q_b, &t.kv, &t.out_a, &t.out_b, &t.router];
+    together.extend([&t.gate_exps, &t.up_exps, &t.down_exps, &t.gate_shexp, &t.up_shexp, &t.down_shexp]);
+    together.extend(t.compressor.iter().flat_map(|c| [&c.kv, &c.gate]));
+    together.extend(t.indexer.iter().flat_map(|i| [&i.q_b, &i.weights, &i.compressor.kv, &i.compressor.gate]));
+    loader.reserve(&together)?;
     let indexer = match &t.indexer {
         None => None,
         Some(indexer) => Some(Indexer {

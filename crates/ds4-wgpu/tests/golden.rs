@@ -5,9 +5,11 @@ mod harness;
 
 mod common;
 
+use std::sync::Arc;
+
 use ds4_model::rows::Wanted;
 use ds4_model::state::SequenceState;
-use ds4_model::{Backend, Buffer, Compute, KvPrecision, Numerics, Rows, forward};
+use ds4_model::{Backend, Buffer, Compute, KvPrecision, Model, Numerics, Rows, forward};
 use ds4_wgpu::WgpuBackend;
 use harness::*;
 
@@ -55,6 +57,47 @@ fn int8_activations_stay_close() {
         let golden = ds4_testdata::npy_f32(&format!("tiny/golden/{file}/plain/logits_40.npy"));
         let (kl, agreement) = divergence(&ours, &golden.data, 512);
         assert!(kl < 0.03 && agreement >= 0.8, "{file}: KL {kl:.4}, top-1 agreement {agreement:.2}");
+    }
+}
+
+/// The demo model, prefilled in chunks and decoded, against logits that an independent program computed. Its first positions
+/// only: `ds4 doctor --self-test` goes through all of them.
+#[test]
+fn demo_model() {
+    // A test program that was carried to another machine runs somewhere in the repository there.
+    let compiled = std::path::PathBuf::from(concat!(env!("CARGO_MANIFEST_DIR"), "/../.."));
+    let current = std::env::current_dir().unwrap_or_default();
+    let roots = std::iter::once(compiled.as_path()).chain(current.ancestors());
+    let folder = roots.map(|root| root.join("nano")).find(|nano| nano.is_dir()).expect("the repository");
+    let gguf = ds4_gguf::Gguf::open(folder.join("nano.gguf")).expect("the demo model");
+    let model = Arc::new(Model::new(gguf).expect("a valid model"));
+    let text = std::fs::read_to_string(folder.join("golden.json")).expect("its golden logits");
+    let golden: serde_json::Value = serde_json::from_str(&text).expect("valid JSON");
+    let list = |value: &serde_json::Value| value.as_array().expect("a list").clone();
+    let tokens: Vec<u32> = list(&golden["tokens"]).iter().map(|id| id.as_u64().expect("an id") as u32).collect();
+    // Exact: float error. Rounded rows and int8 activations: as far off as rounding takes them.
+    for (numerics, bound) in
+        [(Numerics { compute: Compute::F32, kv: KvPrecision::Exact }, 1e-4), (Numerics::default(), 0.2)]
+    {
+        let Some(mut backend) = common::backend(&model, numerics, true) else { return };
+        let mut sequence = backend.new_sequence();
+        let mut found = continue_logits(&mut backend, &mut sequence, &tokens[..64], 40);
+        found.extend(continue_logits(&mut backend, &mut sequence, &tokens[64..80], 1));
+        let vocab = model.config().n_vocab;
+        let mut compared = 0;
+        for expected in list(&golden["positions"]) {
+            let position = expected["position"].as_u64().expect("a position") as usize;
+            let Some(row) = found.chunks_exact(vocab).nth(position) else { continue };
+            let rms = expected["rms"].as_f64().expect("a size");
+            for pair in list(&expected["top"]) {
+                let (id, logit) = (pair[0].as_u64().expect("an id"), pair[1].as_f64().expect("a logit"));
+                let error = (f64::from(row[id as usize]) - logit).abs() / rms;
+                // Single logits lie further off than all of them on average.
+                assert!(error < 4.0 * bound, "position {position}, token {id}: off by {error} of the logits' size");
+                compared += 1;
+            }
+        }
+        assert!(compared > 20, "only {compared} logits were compared");
     }
 }
 
@@ -125,4 +168,21 @@ fn subgroups_change_no_bit() {
         eprintln!("skipped: this card has no subgroup operations to compare");
     }
     assert!(with == without, "spans of {span} give other bits");
+}
+
+/// So are products of weights in planes and of those in the file's layout, for every format.
+#[test]
+fn layouts_change_no_bit() {
+    for file in ["m-q2", "m-q4", "s-mxfp4"] {
+        let tokens = tokens(file, 40);
+        for compute in [Compute::Int8, Compute::F32] {
+            let numerics = Numerics { compute, ..Numerics::default() };
+            let run = |planes| {
+                let mut backend = common::with_layout(&model(file), numerics, true, planes)?;
+                Some(bits(&logits(&mut backend, &tokens[..14], 11)))
+            };
+            let (Some(planes), Some(blocks)) = (run(true), run(false)) else { return };
+            assert!(planes == blocks, "{file}, {compute}: the layouts give different bits");
+        }
+    }
 }

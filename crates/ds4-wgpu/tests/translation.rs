@@ -33,16 +33,16 @@ fn flash() -> Config {
 }
 
 /// Kernels, specialized for devices with spans of these sizes, each with a name.
-fn kernels(config: &Config, spans: &[u32], kv: KvPrecision) -> Vec<(String, String)> {
+fn kernels(config: &Config, spans: &[u32], kv: KvPrecision, planes: bool) -> Vec<(String, String)> {
     let mut list = Vec::new();
     for &span in spans {
-        let shape = Shape::new(config, kv, span);
+        let shape = Shape::new(config, kv, span, planes);
         let mut kernels = shader::all(&[0, 4, 128]);
         if span > 1 {
             kernels.push(Kernel::Probe);
         }
         for kernel in kernels {
-            let name = format!("{kernel:?}, span {span}, {kv}, n_embd {}", config.n_embd);
+            let name = format!("{kernel:?}, span {span}, {kv}, planes {planes}, n_embd {}", config.n_embd);
             list.push((name, shader::source(kernel, &shape)));
         }
     }
@@ -50,9 +50,11 @@ fn kernels(config: &Config, spans: &[u32], kv: KvPrecision) -> Vec<(String, Stri
 }
 
 fn all() -> Vec<(String, String)> {
-    let mut list = kernels(&config(), &[1, 4, 8], KvPrecision::Model);
-    list.extend(kernels(&config(), &[1], KvPrecision::Exact));
-    list.extend(kernels(&flash(), &[1, 32], KvPrecision::Model));
+    let mut list = kernels(&config(), &[1, 8], KvPrecision::Model, true);
+    list.extend(kernels(&config(), &[4], KvPrecision::Model, false));
+    list.extend(kernels(&config(), &[1], KvPrecision::Exact, false));
+    list.extend(kernels(&flash(), &[1], KvPrecision::Model, false));
+    list.extend(kernels(&flash(), &[32], KvPrecision::Model, true));
     list
 }
 

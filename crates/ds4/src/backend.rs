@@ -55,9 +55,9 @@ impl AnyBackend {
                 let backend = CpuBackend::new(model, options).context("cannot start the CPU backend")?;
                 Ok(AnyBackend::Cpu(Box::new(backend)))
             }
-            BackendKind::Wgpu => open_card(model, Api::Any, numerics),
-            BackendKind::Metal => open_card(model, Api::Metal, numerics),
-            BackendKind::Vulkan => open_card(model, Api::Vulkan, numerics),
+            BackendKind::Wgpu => open_card(model, Api::Any, numerics, share_weights),
+            BackendKind::Metal => open_card(model, Api::Metal, numerics, share_weights),
+            BackendKind::Vulkan => open_card(model, Api::Vulkan, numerics, share_weights),
             BackendKind::Reference => {
                 Ok(AnyBackend::Reference(Box::new(ReferenceBackend::new(model, args.kv_precision))))
             }
@@ -85,11 +85,11 @@ fn open_cuda(model: Arc<Model>, options: CudaOptions) -> anyhow::Result<AnyBacke
     Ok(AnyBackend::Cuda(Box::new(backend)))
 }
 
-fn open_card(model: Arc<Model>, api: Api, numerics: Numerics) -> anyhow::Result<AnyBackend> {
+fn open_card(model: Arc<Model>, api: Api, numerics: Numerics, share_weights: bool) -> anyhow::Result<AnyBackend> {
     let bytes = model.gguf().tensors().iter().map(|info| info.size).sum();
     let progress = Progress::new("loading", bytes, Unit::Bytes);
     let mut report = |done| progress.set(done);
-    let options = WgpuOptions { api, numerics, subgroups: true, progress: &mut report };
+    let options = WgpuOptions { api, numerics, subgroups: true, planes: true, share_weights, progress: &mut report };
     let backend = WgpuBackend::new(model, options).context("cannot start the graphics card")?;
     Ok(AnyBackend::Wgpu(Box::new(backend)))
 }

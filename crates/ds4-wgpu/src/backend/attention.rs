@@ -6,7 +6,7 @@ use super::{WgpuBackend, is_exact, params};
 use crate::cache::lock;
 use crate::error::WgpuError;
 use crate::recorder::View;
-use crate::shader::{ATTEND_HEADS, Kernel, Role};
+use crate::shader::{ATTEND_HEADS, Kernel, Role, SCORED_ROWS};
 use crate::tensors::Compressor;
 use crate::weights::Weight;
 
@@ -38,11 +38,11 @@ impl WgpuBackend {
         if list.iter().any(|(weight, ..)| takes_int8(int8, weight)) {
             products::quantize(&mut context.recorder, &mut work.input, self.batch.rows)?;
         }
-        for (weight, y, scale) in list {
-            let to = Target { scale, ..Target::rows(y, weight) };
-            products::dense(&mut context.recorder, setting, weight, &work.input, self.batch.rows, to)?;
-        }
+        let list: Vec<_> =
+            list.into_iter().map(|(weight, y, scale)| (weight, Target { scale, ..Target::rows(y, weight) })).collect();
+        products::all(&mut context.recorder, setting, &list, &work.input, self.batch.rows)?;
         work.latent.quantized = false;
+        (self.batch.kv_is_ahead, self.batch.kv_is_stored) = (false, false);
         Ok(())
     }
 
@@ -57,53 +57,77 @@ impl WgpuBackend {
         let recorder = &mut context.recorder;
         let setting = Setting { int8, grid: &self.tensors.grid, nothing: &nothing };
         let work = &mut self.work;
-        let p = params::RmsNorm { cols: config.q_rank as u32, weight: tensors.q_a_norm, eps: config.eps };
-        recorder.dispatch(Kernel::RmsNorm, &p, &[&self.tensors.vectors, &work.latent.float], [rows as u32, 1, 1])?;
-        work.latent.quantized = false;
         let indexer_takes = tensors.indexer.as_ref().is_some_and(|indexer| takes_int8(int8, &indexer.q_b));
-        if takes_int8(int8, &tensors.q_b) || indexer_takes {
-            products::quantize(recorder, &mut work.latent, rows)?;
-        }
-        let to = Target::rows(&work.query, &tensors.q_b);
-        products::dense(recorder, setting, &tensors.q_b, &work.latent, rows, to)?;
-        let p = params::QueryHeads { kind, kinds, eps: config.eps };
-        let grid = [config.n_head as u32, rows as u32, 1];
-        recorder.dispatch(Kernel::QueryHeads, &p, &[&work.angles, &work.query], grid)?;
+        let integers = takes_int8(int8, &tensors.q_b) || indexer_takes;
+        let latent = &mut work.latent;
+        let (codes, scales) = if integers { (&latent.codes, &latent.scales) } else { (&nothing, &nothing) };
+        let p = params::Latents {
+            norm: tensors.kv_norm,
+            kind,
+            kinds,
+            eps: config.eps,
+            latent_norm: tensors.q_a_norm,
+            quads: config.q_rank as u32 / 4,
+        };
+        let (vectors, stored) = (&self.tensors.vectors, &work.kv_stored);
+        let views = [vectors, &work.angles, &work.kv, stored, &latent.float, codes, scales];
+        recorder.dispatch(Kernel::Latents { integers }, &p, &views, [2, rows as u32, 1])?;
+        latent.quantized = integers;
+        // The KV row does not need to wait for `append_rows`.
+        (self.batch.kv_is_ahead, self.batch.kv_is_stored) = (true, true);
+        let mut list = vec![(&tensors.q_b, Target::rows(&work.query, &tensors.q_b))];
         if let Some(indexer) = &tensors.indexer {
-            let to = Target::rows(&work.indexer_query, &indexer.q_b);
-            products::dense(recorder, setting, &indexer.q_b, &work.latent, rows, to)?;
-            drop(context);
-            self.index_queries(layer, false)?;
+            list.push((&indexer.q_b, Target::rows(&work.indexer_query, &indexer.q_b)));
         }
+        products::all(recorder, setting, &list, &work.latent, rows)?;
+        let has_indexer = tensors.indexer.is_some();
+        let p = params::Queries { kind, kinds, eps: config.eps };
+        let heads = config.n_head + if has_indexer { config.idx_heads } else { 0 };
+        let views = [&work.angles, &work.query, &work.indexer_query, &work.indexer_codes, &work.indexer_scales];
+        recorder.dispatch(Kernel::Queries, &p, &views, [heads as u32, rows as u32, 1])?;
+        self.batch.has_codes = has_indexer;
         Ok(())
     }
 
-    /// Rotation and rounding of the indexer's queries, or `last`: only the codes of queries that are final.
-    fn index_queries(&mut self, layer: usize, last: bool) -> Result<(), WgpuError> {
+    /// Codes of indexer queries that are final.
+    fn encode_index_queries(&mut self, layer: usize) -> Result<(), WgpuError> {
         let config = self.model.config();
         let p = params::IndexQuery { kind: self.kind(layer), kinds: self.kinds() };
         let work = &self.work;
         let views = [&work.angles, &work.indexer_query, &work.indexer_codes, &work.indexer_scales];
         let grid = [config.idx_heads as u32, self.batch.rows as u32, 1];
-        lock(&self.context).recorder.dispatch(Kernel::IndexQuery { last }, &p, &views, grid)?;
+        lock(&self.context).recorder.dispatch(Kernel::IndexQuery, &p, &views, grid)?;
         self.batch.has_codes = true;
         Ok(())
     }
 
     /// The batch's KV rows, and every row that its compressors complete.
     pub(super) fn append_rows(&mut self, layer: usize) -> Result<(), WgpuError> {
-        self.store_kv(layer, false)?;
+        if !std::mem::take(&mut self.batch.kv_is_ahead) {
+            self.store_kv(layer, false)?;
+        }
         let config = self.model.config();
         let tensors = &self.tensors.layers[layer];
-        let work = &self.work;
         if let Some(c) = &tensors.compressor {
-            self.compress(layer, Role::Attention, c, &work.compressor_kv, &work.compressor_gate)?;
+            self.compress(layer, Role::Attention, c)?;
         }
         if let Some(indexer) = &tensors.indexer {
             debug_assert!(config.has_indexer(config.ratios[layer]));
-            self.compress(layer, Role::Indexer, &indexer.compressor, &work.indexer_kv, &work.indexer_gate)?;
+            self.compress(layer, Role::Indexer, &indexer.compressor)?;
         }
         Ok(())
+    }
+
+    /// What kernels need to know about a compressor.
+    fn compressor(&self, layer: usize, role: Role, c: &Compressor) -> params::Compressor {
+        let (config, work, place) = (self.model.config(), &self.work, self.layout.layers[layer]);
+        let (dim, frontier, kv, gate) = match role {
+            Role::Attention => (config.head_dim, place.frontier, &work.compressor_kv, &work.compressor_gate),
+            Role::Indexer => (config.idx_dim, place.index_frontier, &work.indexer_kv, &work.indexer_gate),
+        };
+        let place = |view: &View| (view.offset / 4) as u32;
+        let (kv, gate) = (place(kv), place(gate));
+        params::Compressor { dim: dim as u32, ape: c.ape, kv, gate, frontier, pad0: 0, pad1: 0, pad2: 0 }
     }
 
     /// Norm, rotation and rounding of the KV rows, or `last`: only storing rows that are final.
@@ -121,7 +145,7 @@ impl WgpuBackend {
         Ok(())
     }
 
-    fn compress(&self, layer: usize, role: Role, c: &Compressor, kv: &View, gate: &View) -> Result<(), WgpuError> {
+    fn compress(&self, layer: usize, role: Role, c: &Compressor) -> Result<(), WgpuError> {
         let place = self.layout.layers[layer];
         let ratio = place.ratio;
         if !self.batch.positions.iter().any(|position| (position + 1).is_multiple_of(ratio as usize)) {
@@ -129,10 +153,9 @@ impl WgpuBackend {
         }
         let indexer = role == Role::Indexer;
         let p = params::Compress {
-            ape: c.ape,
+            compressor: self.compressor(layer, role, c),
             norm: c.norm,
             slot_words: place.slot,
-            frontier: if indexer { place.index_frontier } else { place.frontier },
             page_words: place.page,
             page_rows: if indexer { place.page_index } else { 0 },
             rows_per_page: place.rows_per_page,
@@ -143,8 +166,9 @@ impl WgpuBackend {
         let work = &self.work;
         let mut context = lock(&self.context);
         let (slots, pages) = (context.slots(layer), context.pages(layer));
+        let projected = work.projected();
         let views =
-            [&self.tensors.vectors, &work.angles, &work.row_info, &self.scratch.tables, kv, gate, &slots, &pages];
+            [&self.tensors.vectors, &work.angles, &work.row_info, &self.scratch.tables, &projected, &slots, &pages];
         let grid = [self.batch.rows as u32, 1, 1];
         context.recorder.dispatch(Kernel::Compress { ratio, role }, &p, &views, grid)
     }
@@ -161,7 +185,7 @@ impl WgpuBackend {
         }
         let exact = is_exact(self.numerics.kv);
         if !exact && !self.batch.has_codes {
-            self.index_queries(layer, true)?;
+            self.encode_index_queries(layer)?;
         }
         let rows = self.batch.rows;
         let most = SCORE_BYTES.min(self.gpu.max_binding as usize);
@@ -189,7 +213,7 @@ impl WgpuBackend {
                 rows_per_page: place.rows_per_page,
             };
             let views = [&work.row_info, &self.scratch.tables, &pages, query, scales, &work.indexer_weights, scores];
-            let grid = [(visible as u32).div_ceil(kernel.workgroup()), n, 1];
+            let grid = [(visible as u32).div_ceil(SCORED_ROWS), n, 1];
             context.recorder.dispatch(kernel, &p, &views, grid)?;
             let p = params::IndexTop { first_row: first as u32, stride: visible as u32 };
             let views = [&work.row_info, scores, &work.selection];
@@ -206,6 +230,8 @@ impl WgpuBackend {
         let config = self.model.config();
         let place = self.layout.layers[layer];
         let (rows, heads) = (self.batch.rows, config.n_head);
+        // Heads of other sizes are quantized afterwards: their groups would have parts of two.
+        let integers = takes_int8(self.int8(), &self.tensors.layers[layer].out_a) && config.head_dim.is_multiple_of(32);
         let mut compressed = self.batch.reach.checked_div(place.ratio as usize).unwrap_or(0);
         if self.batch.selecting {
             // Rows before the first that selects see no more than these.
@@ -222,6 +248,10 @@ impl WgpuBackend {
             }
             let (slots, pages) = (context.slots(layer), context.pages(layer));
             let work = &self.work;
+            let attended = &work.attended;
+            let nothing = context.recorder.nothing();
+            let (codes, code_scales) =
+                if integers { (&attended.codes, &attended.scales) } else { (&nothing, &nothing) };
             let tables = &self.scratch.tables;
             let parts = &self.scratch.parts;
             let selecting = u32::from(self.batch.selecting);
@@ -253,40 +283,35 @@ impl WgpuBackend {
                     kind: self.kind(layer),
                     kinds: self.kinds(),
                 };
+                let (vectors, selection) = (&self.tensors.vectors, &work.selection);
                 let views =
-                    [&self.tensors.vectors, &work.angles, &work.row_info, &work.selection, parts, &work.attended.float];
-                context.recorder.dispatch(Kernel::AttendMerge, &p, &views, [heads as u32, n, 1])?;
+                    [vectors, &work.angles, &work.row_info, selection, parts, &attended.float, codes, code_scales];
+                context.recorder.dispatch(Kernel::AttendMerge { integers }, &p, &views, [heads as u32, n, 1])?;
             }
-            let p = params::RingStore { slot_words: place.slot, window: config.window as u32 };
-            let views = [&work.row_info, tables, &work.kv_stored, &slots];
-            context.recorder.dispatch(Kernel::RingStore, &p, &views, [rows as u32, 1, 1])?;
         }
-        self.work.attended.quantized = false;
-        let tensors = &self.tensors.layers[layer];
-        let work = &self.work;
-        if let Some(c) = &tensors.compressor {
-            self.move_frontier(layer, Role::Attention, c, &work.compressor_kv, &work.compressor_gate)?;
-        }
-        if let Some(indexer) = &tensors.indexer {
-            self.move_frontier(layer, Role::Indexer, &indexer.compressor, &work.indexer_kv, &work.indexer_gate)?;
-        }
+        self.store_state(layer)?;
+        self.work.attended.quantized = integers;
         Ok(())
     }
 
-    fn move_frontier(&self, layer: usize, role: Role, c: &Compressor, kv: &View, gate: &View) -> Result<(), WgpuError> {
-        let config = self.model.config();
-        let place = self.layout.layers[layer];
-        let indexer = role == Role::Indexer;
-        let (frontier, dim) = match indexer {
-            true => (place.index_frontier, config.idx_dim),
-            false => (place.frontier, config.head_dim),
-        };
-        let kernel = Kernel::FrontierMove { ratio: place.ratio, role };
-        let p = params::FrontierMove { ape: c.ape, slot_words: place.slot, frontier };
+    /// The batch enters rings and frontiers.
+    fn store_state(&self, layer: usize) -> Result<(), WgpuError> {
+        let (config, place) = (self.model.config(), self.layout.layers[layer]);
+        let tensors = &self.tensors.layers[layer];
+        let kernel = Kernel::StateStore { ratio: place.ratio };
+        let none: params::Compressor = bytemuck::Zeroable::zeroed();
+        let compressor = |role, c: Option<&Compressor>| c.map_or(none, |c| self.compressor(layer, role, c));
+        let first = compressor(Role::Attention, tensors.compressor.as_ref());
+        let second = compressor(Role::Indexer, tensors.indexer.as_ref().map(|indexer| &indexer.compressor));
+        let blocks = |c: params::Compressor| c.dim.div_ceil(kernel.workgroup());
+        let rows = self.batch.rows as u32;
+        let window = config.window as u32;
+        let p = params::StateStore { slot_words: place.slot, window, rows, blocks: blocks(first), first, second };
         let mut context = lock(&self.context);
         let slots = context.slots(layer);
-        let views = [&self.tensors.vectors, &self.scratch.tables, kv, gate, &slots];
-        let grid = [(dim as u32).div_ceil(kernel.workgroup()), self.batch.spans as u32, 1];
+        let (work, projected) = (&self.work, self.work.projected());
+        let views = [&self.tensors.vectors, &work.row_info, &self.scratch.tables, &work.kv_stored, &projected, &slots];
+        let grid = [rows + blocks(first) + blocks(second), self.batch.spans as u32, 1];
         context.recorder.dispatch(kernel, &p, &views, grid)
     }
 
@@ -303,13 +328,18 @@ impl WgpuBackend {
         if takes_int8(int8, &tensors.out_a) {
             products::quantize(recorder, &mut work.attended, rows)?;
         }
-        let to = Target { groups: config.o_groups as u32, ..Target::rows(&work.low.float, &tensors.out_a) };
-        products::dense(recorder, setting, &tensors.out_a, &work.attended, rows, to)?;
         work.low.quantized = false;
+        let groups = config.o_groups;
+        if !takes_int8(int8, &tensors.out_b)
+            || !products::to_codes(recorder, setting, &tensors.out_a, &work.attended, rows, groups, &mut work.low)?
+        {
+            let to = Target { groups: groups as u32, ..Target::rows(&work.low.float, &tensors.out_a) };
+            products::all(recorder, setting, &[(&tensors.out_a, to)], &work.attended, rows)?;
+        }
         if takes_int8(int8, &tensors.out_b) {
             products::quantize(recorder, &mut work.low, rows)?;
         }
         let to = Target::rows(&work.output, &tensors.out_b);
-        products::dense(recorder, setting, &tensors.out_b, &work.low, rows, to)
+        products::all(recorder, setting, &[(&tensors.out_b, to)], &work.low, rows)
     }
 }

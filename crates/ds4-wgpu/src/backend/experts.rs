@@ -4,12 +4,13 @@ use super::products::{self, Choices, Setting, Target, takes_int8};
 use super::{WgpuBackend, params};
 use crate::cache::lock;
 use crate::error::WgpuError;
-use crate::shader::{Kernel, Mode, TILE_ROWS};
-use crate::tensors::Choice;
+use crate::recorder::View;
+use crate::shader::{self, Format, Kernel, Mode, TILE_ROWS};
+use crate::tensors::{Choice, Layer};
 use crate::weights::Weight;
 
 /// Rows up to which every slot is computed by itself; more are grouped by expert, so that weights are read once for several.
-const MOST_UNGROUPED: usize = 2;
+const MOST_UNGROUPED: usize = 8;
 
 impl WgpuBackend {
     /// Experts of each row and their weights.
@@ -26,7 +27,7 @@ impl WgpuBackend {
             products::quantize(&mut context.recorder, &mut work.input, rows)?;
         }
         let to = Target::rows(&work.router, &tensors.router);
-        products::dense(&mut context.recorder, setting, &tensors.router, &work.input, rows, to)?;
+        products::all(&mut context.recorder, setting, &[(&tensors.router, to)], &work.input, rows)?;
         let (table, bias, by_token) = match &tensors.choice {
             Choice::Table(table) => (table, 0, true),
             Choice::Bias(bias) => (&nothing, *bias, false),
@@ -46,10 +47,71 @@ impl WgpuBackend {
         {
             products::quantize(&mut lock(&self.context).recorder, &mut self.work.input, self.batch.rows)?;
         }
+        if self.batch.rows <= MOST_UNGROUPED
+            && let Some(fused) = Fused::of(tensors, int8, self.planes)
+        {
+            return self.run_fused(layer, fused);
+        }
         for first in (0..self.batch.rows).step_by(self.work.expert_rows) {
             self.run_some(layer, first, self.work.expert_rows.min(self.batch.rows - first))?;
         }
         Ok(())
+    }
+
+    /// All experts of a few rows: both projections with the inner values, then the results with their sum.
+    fn run_fused(&self, layer: usize, fused: Fused<'_>) -> Result<(), WgpuError> {
+        let config = self.model.config();
+        let (tensors, work) = (&self.tensors.layers[layer], &self.work);
+        let rows = self.batch.rows as u32;
+        let slots = config.n_expert_used as u32 + 1;
+        let base = |weight: &Weight| weight.parts[0].base;
+        let choices = View::all(work.ids.buffer.clone());
+        let mut context = lock(&self.context);
+        // Bindings in the order of their numbers.
+        let bindings = |routed: Format, shared: Format, (one, other), views: [&'_ View; 3], last: Option<&'_ View>| {
+            let mut list: Vec<View> = std::iter::once(one).chain(views).cloned().collect();
+            list.extend([routed, shared].contains(&Format::Iq2Xxs).then(|| self.tensors.grid.clone()));
+            list.push(choices.clone());
+            list.extend(last.cloned());
+            list.extend(shader::differ(routed, shared, self.planes).then(|| View::clone(other)));
+            list
+        };
+
+        let p = params::ExpertsIn {
+            gate: base(&tensors.gate_exps),
+            up: base(&tensors.up_exps),
+            row_bytes: tensors.gate_exps.row_bytes,
+            matrix_bytes: tensors.gate_exps.matrix_bytes,
+            other_gate: base(&tensors.gate_shexp),
+            other_up: base(&tensors.up_shexp),
+            other_row_bytes: tensors.gate_shexp.row_bytes,
+            weights_at: ((work.weights.offset - work.ids.offset) / 4) as u32,
+            first_row: 0,
+            first_slot: 0,
+            slots,
+            limit: config.swiglu_limit[layer],
+        };
+        let (routed, shared) = (tensors.gate_exps.format, tensors.gate_shexp.format);
+        let views = [&work.input.codes, &work.input.scales, &work.mid.codes];
+        let list = bindings(routed, shared, fused.first, views, Some(&work.mid.scales));
+        let views: Vec<&View> = list.iter().collect();
+        let grid = [config.n_ff as u32 / 32, rows * slots, 1];
+        context.recorder.dispatch(Kernel::ExpertsIn { routed, shared }, &p, &views, grid)?;
+
+        let p = params::ExpertsOut {
+            base: base(&tensors.down_exps),
+            row_bytes: tensors.down_exps.row_bytes,
+            matrix_bytes: tensors.down_exps.matrix_bytes,
+            other_base: base(&tensors.down_shexp),
+            other_row_bytes: tensors.down_shexp.row_bytes,
+            first_row: 0,
+        };
+        let (routed, shared) = (tensors.down_exps.format, tensors.down_shexp.format);
+        let kernel = Kernel::ExpertsOut { routed, shared };
+        let list = bindings(routed, shared, fused.second, [&work.mid.codes, &work.mid.scales, &work.output], None);
+        let views: Vec<&View> = list.iter().collect();
+        let grid = [(config.n_embd as u32).div_ceil(kernel.workgroup() / 32), rows, 1];
+        context.recorder.dispatch(kernel, &p, &views, grid)
     }
 
     fn run_some(&mut self, layer: usize, first: usize, rows: usize) -> Result<(), WgpuError> {
@@ -107,5 +169,32 @@ impl WgpuBackend {
         let grid = [(config.n_embd as u32 / 4).div_ceil(Kernel::Combine.workgroup()), rows as u32, 1];
         let p = params::Combine { first_row: first as u32 };
         recorder.dispatch(Kernel::Combine, &p, &[&work.parts, &work.output], grid)
+    }
+}
+
+/// The weights of experts whose projections run in two kernels: those of the routed experts, then of the shared one, for each.
+struct Fused<'a> {
+    first: (&'a View, &'a View),
+    second: (&'a View, &'a View),
+}
+
+impl<'a> Fused<'a> {
+    /// `None` if their formats or places do not allow it.
+    fn of(t: &'a Layer, int8: bool, planes: bool) -> Option<Self> {
+        // What two matrices lie in together.
+        let view = |a: &'a Weight, b: &'a Weight| {
+            let [part] = &a.parts[..] else { return None };
+            let same = a.format == b.format && a.row_bytes == b.row_bytes && b.parts.len() == 1;
+            (same && takes_int8(int8, a) && b.parts[0].view == part.view).then_some(&part.view)
+        };
+        let pair = |routed: (&'a Weight, &'a Weight), shared: (&'a Weight, &'a Weight)| {
+            let (one, other) = (view(routed.0, routed.1)?, view(shared.0, shared.1)?);
+            // Formats that are bound in the same pieces share the binding.
+            (one == other || shader::differ(routed.0.format, shared.0.format, planes)).then_some((one, other))
+        };
+        Some(Self {
+            first: pair((&t.gate_exps, &t.up_exps), (&t.gate_shexp, &t.up_shexp))?,
+            second: pair((&t.down_exps, &t.down_exps), (&t.down_shexp, &t.down_shexp))?,
+        })
     }
 }

@@ -52,10 +52,16 @@ impl WgpuBackend {
             false => (&self.work.input, &self.work.partial, self.batch.rows),
         };
         let list = wanted.unwrap_or(&nothing);
-        let slices = (config.hc * config.n_embd).div_ceil(SLICE as usize) as u32;
+        let slices = config.n_embd.div_ceil(SLICE as usize) as u32;
         let p = params::HcProject { project: 0, indirect: u32::from(head) };
-        let views = [&hyper.project, &self.work.streams, list, partial];
-        context.recorder.dispatch(Kernel::HcProject { head }, &p, &views, [slices, rows as u32, 1])?;
+        let merging = !head && self.batch.unmerged.replace(false);
+        let (merge, output) = match merging {
+            true => (&self.work.merge, &self.work.output),
+            false => (&nothing, &nothing),
+        };
+        let views = [&hyper.project, &self.work.streams, list, partial, merge, output];
+        let kernel = Kernel::HcProject { head, merge: merging };
+        context.recorder.dispatch(kernel, &p, &views, [slices, rows as u32, 1])?;
         let p = params::HcFinish {
             base: hyper.base,
             scale: hyper.scale,
@@ -68,10 +74,19 @@ impl WgpuBackend {
         let merge = &self.work.merge;
         let vectors = &self.tensors.vectors;
         let views = [vectors, &self.work.streams, list, partial, &input.float, &input.codes, &input.scales, merge];
-        context.recorder.dispatch(Kernel::HcFinish { head, integers }, &p, &views, [rows as u32, 1, 1])
+        context.recorder.dispatch(
+            Kernel::HcFinish { head, integers },
+            &p,
+            &views,
+            [if head { 1 } else { 2 }, rows as u32, 1],
+        )
     }
 
-    pub(super) fn merge_streams(&mut self) -> Result<(), WgpuError> {
+    /// Lets the last sublayer's output enter the streams, if it has not yet. The next sublayer's projection does both at once.
+    pub(super) fn merge_streams(&self) -> Result<(), WgpuError> {
+        if !self.batch.unmerged.replace(false) {
+            return Ok(());
+        }
         let vectors = self.model.config().n_embd as u32 / 4;
         let grid = [vectors.div_ceil(Kernel::HcMerge.workgroup()), self.batch.rows as u32, 1];
         let views = [&self.work.merge, &self.work.output, &self.work.streams];
@@ -79,6 +94,7 @@ impl WgpuBackend {
     }
 
     pub(super) fn output_head(&mut self) -> Result<(), WgpuError> {
+        self.merge_streams()?;
         let weight = &self.tensors.output;
         let integers = takes_int8(self.int8(), weight);
         let wanted = self.head.wanted.clone();
@@ -87,6 +103,6 @@ impl WgpuBackend {
         let nothing = context.recorder.nothing();
         let setting = Setting { int8: self.int8(), grid: &self.tensors.grid, nothing: &nothing };
         let to = Target::rows(&self.head.logits, weight);
-        products::dense(&mut context.recorder, setting, weight, &self.head.input, self.batch.wanted, to)
+        products::all(&mut context.recorder, setting, &[(weight, to)], &self.head.input, self.batch.wanted)
     }
 }

@@ -1,12 +1,14 @@
 //! The model's operations on a graphics card.
 
 mod attention;
+mod checks;
 mod experts;
 mod hyper;
 mod params;
 mod products;
 mod workspace;
 
+use std::cell::Cell;
 use std::ops::Range;
 use std::sync::{Arc, Mutex};
 
@@ -15,14 +17,17 @@ use ds4_model::state::StateParts;
 use ds4_model::{Backend, Buffer, Compute, KvPrecision, Model, ModelError, Numerics, Rows, Sequence, Sublayer};
 
 use crate::adapter::{AdapterReport, Api};
+use crate::bandwidth;
 use crate::cache::{CacheLayout, Context, WgpuSequence, lock};
 use crate::error::WgpuError;
 use crate::gpu::Gpu;
 use crate::recorder::{Recorder, View, neighbours_exchange};
-use crate::shader::{PRODUCT_ROWS, Shape};
+use crate::shader::Shape;
 use crate::tensors::Tensors;
+use crate::timing::KernelTime;
 use crate::transfer;
 use crate::weights::{Loader, Source};
+use checks::{check_memory, check_shape, source};
 use workspace::{HeadSpace, Scratch, Workspace};
 
 /// How to run on a card.
@@ -33,6 +38,10 @@ pub struct WgpuOptions<'a> {
     pub numerics: Numerics,
     /// Whether subgroup operations are used where the card has them. Results are the same either way; tests compare them.
     pub subgroups: bool,
+    /// Whether copied weights are taken apart into planes. Results are the same either way; tests compare them.
+    pub planes: bool,
+    /// Whether tensors that are the same bytes of the file take the card's memory once.
+    pub share_weights: bool,
     /// Hears how many bytes of the model have been brought to the card.
     pub progress: &'a mut dyn FnMut(u64),
 }
@@ -53,6 +62,8 @@ pub struct WgpuBackend {
     head: HeadSpace,
     scratch: Scratch,
     batch: Batch,
+    /// Whether weights lie in planes.
+    planes: bool,
     name: &'static str,
 }
 
@@ -71,14 +82,20 @@ struct Batch {
     layer: usize,
     /// Whether `kv_stored` is that of the KV rows, and the indexer's codes those of its queries.
     kv_is_stored: bool,
+    /// Whether the KV rows were made final before `append_rows`.
+    kv_is_ahead: bool,
     has_codes: bool,
+    /// Whether the last sublayer's output has still to enter the streams.
+    unmerged: Cell<bool>,
     /// Whether the last `index_select` chose for some row.
     selecting: bool,
 }
 
-/// Largest batch that is recorded whole before the card gets it. Larger ones are handed over layer by layer: no command buffer may
-/// run for seconds, because some systems take a card away that does not answer.
-const WHOLE_BATCH: usize = 16;
+/// Layers of a small batch that are handed over together: the card begins while the rest is recorded.
+const LAYERS_AT_ONCE: usize = 6;
+/// Larger batches are handed over layer by layer: no command buffer may run for seconds, because some systems take a card away
+/// that does not answer.
+const SMALL_BATCH: usize = 16;
 
 impl WgpuBackend {
     /// A backend for `model` on the best card that there is.
@@ -92,7 +109,7 @@ impl WgpuBackend {
         let kv = options.numerics.kv;
         if gpu.span > 1 {
             let opened = Arc::new(gpu);
-            let works = neighbours_exchange(&opened, &Shape::new(config, kv, opened.span))?;
+            let works = neighbours_exchange(&opened, &Shape::new(config, kv, opened.span, false))?;
             gpu = Arc::into_inner(opened).ok_or_else(|| WgpuError::Shape("the card is in use".to_owned()))?;
             if !works {
                 gpu.span = 1;
@@ -100,11 +117,14 @@ impl WgpuBackend {
         }
         let gpu = Arc::new(gpu);
         let layout = CacheLayout::new(config, kv);
-        check_memory(&gpu, &model, &layout)?;
-        let shape = Shape::new(config, kv, gpu.span);
-        let recorder = Recorder::new(Arc::clone(&gpu), shape)?;
+        check_memory(&gpu, &model, &layout, options.share_weights)?;
         let source = source(&gpu, &model)?;
-        let tensors = Tensors::load(&model, Loader::new(&gpu, &model, source, options.progress))?;
+        // The file's layout is only for those who use the file itself.
+        let planes = options.planes && matches!(source, Source::Copied);
+        let shape = Shape::new(config, kv, gpu.span, planes);
+        let recorder = Recorder::new(Arc::clone(&gpu), shape)?;
+        let tensors =
+            Tensors::load(&model, Loader::new(&gpu, &model, source, planes, options.share_weights, options.progress))?;
         let context = Context::new(&gpu, recorder, layout.clone())?;
         let mut ratios: Vec<usize> = config.ratios.iter().copied().filter(|&ratio| ratio > 0).collect();
         ratios.sort_unstable();
@@ -125,6 +145,7 @@ impl WgpuBackend {
             head,
             scratch,
             batch: Batch::default(),
+            planes,
             // A backend is made once or a few times in a process.
             name: Box::leak(name.into_boxed_str()),
             gpu,
@@ -149,6 +170,32 @@ impl WgpuBackend {
     pub fn finish(&mut self) -> Result<(), ModelError> {
         lock(&self.context).recorder.submit()?;
         Ok(self.gpu.wait()?)
+    }
+
+    /// Bytes per second at which the card reads its memory, measured on the model's weights: the roofline of decoding.
+    ///
+    /// # Errors
+    /// A failing card.
+    pub fn read_bandwidth(&mut self) -> Result<f64, ModelError> {
+        let parts = self.tensors.layers.iter().flat_map(|layer| &layer.gate_exps.parts);
+        let largest = parts.map(|part| &part.view).max_by_key(|view| view.size).cloned();
+        Ok(bandwidth::measure(&self.gpu, &mut lock(&self.context).recorder, largest)?)
+    }
+
+    /// From now on, kernels run one by one and are timed. False if the card cannot tell.
+    ///
+    /// # Errors
+    /// A failing card.
+    pub fn start_timing(&mut self) -> Result<bool, ModelError> {
+        Ok(lock(&self.context).recorder.start_timing()?)
+    }
+
+    /// Time of each kernel since [`Self::start_timing`], the longest first.
+    ///
+    /// # Errors
+    /// A failing card.
+    pub fn finish_timing(&mut self) -> Result<Vec<KernelTime>, ModelError> {
+        Ok(lock(&self.context).recorder.finish_timing()?)
     }
 
     fn int8(&self) -> bool {
@@ -269,65 +316,6 @@ impl WgpuBackend {
     }
 }
 
-/// Refuses shapes that the kernels are not written for. No published model has one.
-fn check_shape(model: &Model) -> Result<(), WgpuError> {
-    let config = model.config();
-    let multiples = [
-        ("embedding_length", config.n_embd, 32),
-        ("attention.q_lora_rank", config.q_rank, 8),
-        ("attention.output_lora_rank", config.o_rank, PRODUCT_ROWS as usize),
-        ("attention.key_length", config.head_dim, 8),
-        ("rope.dimension_count", config.rope_dim, 4),
-        ("expert_feed_forward_length", config.n_ff, 32),
-    ];
-    if let Some((key, value, of)) = multiples.into_iter().find(|(_, value, of)| !value.is_multiple_of(*of)) {
-        return Err(WgpuError::Shape(format!("deepseek4.{key} is {value}, no multiple of {of}")));
-    }
-    // Workgroup memory is 16 KiB at least.
-    let most = [
-        ("attention.key_length", config.head_dim, 1024),
-        ("attention.indexer.key_length", config.idx_dim, 512),
-        ("expert_count", config.n_expert, 1024),
-        ("expert_used_count", config.n_expert_used, 64),
-        ("hyper_connection.count", config.hc, 8),
-    ];
-    match most.into_iter().find(|(_, value, most)| value > most) {
-        Some((key, value, most)) => Err(WgpuError::Shape(format!("deepseek4.{key} is {value}, above {most}"))),
-        None => Ok(()),
-    }
-}
-
-/// Refuses a model that does not fit, with numbers.
-fn check_memory(gpu: &Gpu, model: &Model, layout: &CacheLayout) -> Result<(), WgpuError> {
-    /// Values of a batch, results, the driver's own: a round figure for the published shape.
-    const VALUES: u64 = 1 << 30;
-    let Some(available) = gpu.report.memory else { return Ok(()) };
-    let weights: u64 = model.gguf().tensors().iter().map(|info| info.size).sum();
-    // A small model has small batches' values as well.
-    let needed = weights + VALUES.min(weights / 8) + 4 * layout.slot_bytes() as u64;
-    if needed <= available {
-        return Ok(());
-    }
-    let gib = |bytes: u64| bytes as f64 / (1u64 << 30) as f64;
-    Err(WgpuError::TooLarge {
-        adapter: gpu.report.name.clone(),
-        available: gib(available),
-        needed: gib(needed),
-        weights: gib(weights),
-    })
-}
-
-/// How the weights come to the card.
-#[cfg(target_vendor = "apple")]
-fn source(gpu: &Arc<Gpu>, model: &Arc<Model>) -> Result<Source, WgpuError> {
-    crate::metal::source(gpu, model)
-}
-
-#[cfg(not(target_vendor = "apple"))]
-fn source(_gpu: &Arc<Gpu>, _model: &Arc<Model>) -> Result<Source, WgpuError> {
-    Ok(Source::Copied)
-}
-
 impl Backend for WgpuBackend {
     type Sequence = WgpuSequence;
 
@@ -362,7 +350,7 @@ impl Backend for WgpuBackend {
     fn begin(&mut self, rows: &Rows) -> Result<(), ModelError> {
         let config = self.model.config();
         let (n, wanted) = (rows.len(), rows.wanted().len());
-        lock(&self.context).recorder.submit()?;
+        lock(&self.context).recorder.restart()?;
         if n > self.work.rows {
             let room = n.next_power_of_two();
             self.work = Workspace::new(&self.gpu, config, self.kinds() as usize, self.layout.kv_row as usize, room)?;
@@ -440,10 +428,16 @@ impl Backend for WgpuBackend {
     }
 
     fn hc_merge(&mut self, layer: usize, sublayer: Sublayer) -> Result<(), ModelError> {
-        self.merge_streams()?;
-        let last = layer + 1 == self.model.config().n_layer;
-        if sublayer == Sublayer::Experts && (self.batch.rows > WHOLE_BATCH || last && self.batch.wanted == 0) {
-            lock(&self.context).recorder.submit()?;
+        self.batch.unmerged.set(true);
+        if sublayer == Sublayer::Experts {
+            let last = layer + 1 == self.model.config().n_layer;
+            let every = if self.batch.rows > SMALL_BATCH { 1 } else { LAYERS_AT_ONCE };
+            if last && self.batch.wanted == 0 {
+                self.merge_streams()?;
+            }
+            if last || (layer + 1).is_multiple_of(every) {
+                lock(&self.context).recorder.submit()?;
+            }
         }
         Ok(())
     }
@@ -462,6 +456,9 @@ impl Backend for WgpuBackend {
     }
 
     fn read(&self, buffer: Buffer) -> Result<Vec<f32>, ModelError> {
+        if buffer == Buffer::Streams {
+            self.merge_streams()?;
+        }
         let rows = if buffer == Buffer::Logits { self.batch.wanted } else { self.batch.rows };
         let (view, width) = self.place(buffer);
         if let Some((stride, part)) = self.merge_part(buffer) {
@@ -480,6 +477,9 @@ impl Backend for WgpuBackend {
     }
 
     fn write(&mut self, buffer: Buffer, values: &[f32]) -> Result<(), ModelError> {
+        if matches!(buffer, Buffer::Streams | Buffer::Post | Buffer::Comb | Buffer::Output) {
+            self.merge_streams()?;
+        }
         let rows = if buffer == Buffer::Logits { self.batch.wanted } else { self.batch.rows };
         let (view, width) = self.place(buffer);
         assert_eq!(values.len(), rows * width, "{buffer:?} of {rows} rows");
@@ -499,7 +499,7 @@ impl Backend for WgpuBackend {
             Buffer::Input => self.work.input.quantized = false,
             Buffer::QueryLatent => self.work.latent.quantized = false,
             Buffer::Attended => self.work.attended.quantized = false,
-            Buffer::Kv => self.batch.kv_is_stored = false,
+            Buffer::Kv => (self.batch.kv_is_stored, self.batch.kv_is_ahead) = (false, false),
             Buffer::IndexerQuery => self.batch.has_codes = false,
             _ => {}
         }

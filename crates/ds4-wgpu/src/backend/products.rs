@@ -2,8 +2,8 @@
 
 use crate::error::WgpuError;
 use crate::recorder::{Recorder, View};
-use crate::shader::{Kernel, Mode, PRODUCT_ROWS, TILE_ROWS};
-use crate::weights::Weight;
+use crate::shader::{Format, GEMV_MATRICES, GEMV_ROWS, Kernel, Mode, PRODUCT_ROWS, TILE_ROWS, WIDE_PRODUCT_ROWS};
+use crate::weights::{Part, Weight};
 
 use super::params;
 use super::workspace::Activations;
@@ -65,7 +65,130 @@ pub(super) struct Setting<'a> {
     pub nothing: &'a View,
 }
 
-/// All activation rows with one matrix. The int8 form must be there if the product takes it.
+/// Several matrices with the same activation rows. The int8 form must be there if a product takes it.
+pub(super) fn all(
+    recorder: &mut Recorder,
+    setting: Setting<'_>,
+    list: &[(&Weight, Target<'_>)],
+    x: &Activations,
+    rows: usize,
+) -> Result<(), WgpuError> {
+    if rows > GEMV_ROWS {
+        return list.iter().try_for_each(|&(weight, to)| dense(recorder, setting, weight, x, rows, to));
+    }
+    // Neighbours that one kernel can take run together.
+    let mut pieces: Vec<(&Weight, &Part, Target<'_>)> = Vec::with_capacity(GEMV_MATRICES);
+    for &(weight, to) in list {
+        if weight.format.is_block() && !setting.int8 {
+            dense(recorder, setting, weight, x, rows, to)?;
+            continue;
+        }
+        for part in &weight.parts {
+            let fits = pieces.first().is_none_or(|(first, of, target)| {
+                pieces.len() < GEMV_MATRICES
+                    && first.format == weight.format
+                    && of.view == part.view
+                    && target.y.buffer == to.y.buffer
+                    && target.groups == 1
+                    && to.groups == 1
+            });
+            if !fits {
+                gemv(recorder, setting, &pieces, x, rows, None)?;
+                pieces.clear();
+            }
+            pieces.push((weight, part, to));
+        }
+    }
+    gemv(recorder, setting, &pieces, x, rows, None)
+}
+
+/// One matrix with a few activation rows, the results as int8 only. False if that is not possible.
+pub(super) fn to_codes(
+    recorder: &mut Recorder,
+    setting: Setting<'_>,
+    weight: &Weight,
+    x: &Activations,
+    rows: usize,
+    groups: usize,
+    y: &mut Activations,
+) -> Result<bool, WgpuError> {
+    let [part] = &weight.parts[..] else { return Ok(false) };
+    let group_rows = weight.rows / groups as u32;
+    if rows > GEMV_ROWS || !takes_int8(setting.int8, weight) || !group_rows.is_multiple_of(32) {
+        return Ok(false);
+    }
+    let codes = (y.codes.clone(), y.scales.clone());
+    let to = Target { groups: groups as u32, ..Target::rows(&y.float, weight) };
+    gemv(recorder, setting, &[(weight, part, to)], x, rows, Some((&codes.0, &codes.1)))?;
+    y.quantized = true;
+    Ok(true)
+}
+
+/// Matrix rows from which a workgroup takes several at a time: there are enough workgroups then.
+const MANY_ROWS: u32 = 16384;
+
+fn gemv(
+    recorder: &mut Recorder,
+    setting: Setting<'_>,
+    pieces: &[(&Weight, &Part, Target<'_>)],
+    x: &Activations,
+    rows: usize,
+    codes: Option<(&View, &View)>,
+) -> Result<(), WgpuError> {
+    let Some(&(weight, part, to)) = pieces.first() else { return Ok(()) };
+    let integers = takes_int8(setting.int8, weight);
+    let part_rows = |weight: &Weight, part: &Part| if weight.parts.len() > 1 { part.count } else { weight.rows };
+    let total: u32 = pieces.iter().map(|(weight, part, _)| part_rows(weight, part)).sum();
+    // The results of a workgroup are one group of int8 codes.
+    let may_have_many = to.groups == 1 || (weight.rows / to.groups).is_multiple_of(32);
+    let each = if codes.is_some() || integers && total >= MANY_ROWS && may_have_many { 4 } else { 1 };
+    let x_rows = match rows {
+        1 | 2 => rows as u32,
+        _ => 4,
+    };
+    let kernel = Kernel::Gemv { format: weight.format, integers, each, x_rows, quantized: codes.is_some() };
+    let parts = kernel.workgroup() / 32;
+    let mut p: params::Gemv = bytemuck::Zeroable::zeroed();
+    p.units = x.cols as u32 / to.groups / weight.format.unit() as u32;
+    p.x_stride = x_stride(x, integers);
+    p.matrices = pieces.len() as u32;
+    p.count = rows as u32;
+    let first_row = |weight: &Weight, part: &Part| if weight.parts.len() > 1 { part.first } else { 0 };
+    (p.group_rows, p.rows_before) = match to.groups {
+        1 => (u32::MAX, 0),
+        groups => (weight.rows / groups, first_row(weight, part)),
+    };
+    let mut blocks = 0;
+    for (matrix, (weight, part, to)) in p.list.iter_mut().zip(pieces) {
+        let offset = if codes.is_some() { 0 } else { (to.y.offset / 4) as u32 };
+        *matrix = params::GemvMatrix {
+            base: part.base,
+            row_bytes: weight.row_bytes,
+            rows: part_rows(weight, part),
+            first_block: blocks,
+            y_first: offset + first_row(weight, part),
+            y_stride: to.stride,
+            scale: to.scale,
+            pad: 0,
+        };
+        blocks += matrix.rows.div_ceil(parts * each);
+    }
+    let (values, scales) = if integers { (&x.codes, &x.scales) } else { (&x.float, setting.nothing) };
+    let whole = View::all(to.y.buffer.clone());
+    let mut views = vec![&part.view, values, scales, codes.map_or(&whole, |codes| codes.0)];
+    if weight.format == Format::Iq2Xxs {
+        views.push(setting.grid);
+    }
+    views.extend(codes.map(|codes| codes.1));
+    recorder.dispatch(kernel, &p, &views, [p.count.div_ceil(x_rows), blocks, 1])
+}
+
+/// Vectors of 16 bytes from one activation row to the next.
+fn x_stride(x: &Activations, integers: bool) -> u32 {
+    (if integers { x.cols / 16 } else { x.cols / 4 }) as u32
+}
+
+/// All activation rows with one matrix, in tiles or row by row. The int8 form must be there if the product takes it.
 pub(super) fn dense(
     recorder: &mut Recorder,
     setting: Setting<'_>,
@@ -75,7 +198,7 @@ pub(super) fn dense(
     to: Target<'_>,
 ) -> Result<(), WgpuError> {
     let tile = rows > 1;
-    let kernel = kernel(setting, weight, Mode::Dense, tile);
+    let kernel = kernel(setting, weight, Mode::Dense, tile, to.groups == 1);
     let tasks = if is_tiled(kernel) { (rows as u32).div_ceil(TILE_ROWS) } else { rows as u32 };
     for part in &weight.parts {
         let mut p = common(weight, x, kernel);
@@ -89,7 +212,7 @@ pub(super) fn dense(
         p.group_rows = weight.rows / to.groups;
         p.rows_before = p.y_column;
         p.scale = to.scale;
-        let grid = [p.rows.div_ceil(PRODUCT_ROWS), tasks, 1];
+        let grid = [p.rows.div_ceil(rows_of(kernel)), tasks, 1];
         dispatch(recorder, setting, kernel, &p, &part.view, x, to.y, setting.nothing, grid)?;
     }
     Ok(())
@@ -104,7 +227,7 @@ pub(super) fn experts(
     choices: &Choices<'_>,
     y: &View,
 ) -> Result<(), WgpuError> {
-    let kernel = kernel(setting, weight, choices.mode, choices.mode == Mode::Grouped);
+    let kernel = kernel(setting, weight, choices.mode, choices.mode == Mode::Grouped, true);
     for part in &weight.parts {
         let mut p = common(weight, x, kernel);
         p.base = part.base;
@@ -115,7 +238,7 @@ pub(super) fn experts(
         p.scale = 1.0;
         (p.first_expert, p.experts) = (part.first, part.count);
         (p.slots, p.first_row) = (choices.slots, choices.first_row);
-        let grid = [weight.rows.div_ceil(PRODUCT_ROWS), choices.tasks, 1];
+        let grid = [weight.rows.div_ceil(rows_of(kernel)), choices.tasks, 1];
         dispatch(recorder, setting, kernel, &p, &part.view, x, y, choices.view, grid)?;
     }
     Ok(())
@@ -126,9 +249,19 @@ pub(super) fn takes_int8(int8: bool, weight: &Weight) -> bool {
     int8 && weight.format.is_block()
 }
 
-fn kernel(setting: Setting<'_>, weight: &Weight, mode: Mode, tile: bool) -> Kernel {
+/// `one_group`: all matrix rows take the same activations.
+fn kernel(setting: Setting<'_>, weight: &Weight, mode: Mode, tile: bool, one_group: bool) -> Kernel {
     let integers = takes_int8(setting.int8, weight);
-    Kernel::Product { format: weight.format, integers, mode, tile }
+    let rows = if tile && one_group { WIDE_PRODUCT_ROWS } else { PRODUCT_ROWS };
+    Kernel::Product { format: weight.format, integers, mode, tile, rows }
+}
+
+/// Matrix rows of a workgroup.
+fn rows_of(kernel: Kernel) -> u32 {
+    match kernel {
+        Kernel::Product { rows, .. } => rows,
+        _ => PRODUCT_ROWS,
+    }
 }
 
 /// Whether a kernel's tasks are tiles of several rows. Products that decode weights to float32 take rows one by one.
@@ -138,13 +271,11 @@ fn is_tiled(kernel: Kernel) -> bool {
 
 fn common(weight: &Weight, x: &Activations, kernel: Kernel) -> params::Product {
     let integers = matches!(kernel, Kernel::Product { integers: true, .. });
-    // In vectors of 16 bytes.
-    let x_stride = if integers { x.cols / 16 } else { x.cols / 4 };
     let mut p: params::Product = bytemuck::Zeroable::zeroed();
     p.row_bytes = weight.row_bytes;
     p.matrix_bytes = weight.matrix_bytes;
     p.units = x.cols as u32 / weight.format.unit() as u32;
-    p.x_stride = x_stride as u32;
+    p.x_stride = x_stride(x, integers);
     p
 }
 

@@ -21,9 +21,14 @@ pub(super) struct Activations {
 
 impl Activations {
     fn new(gpu: &Gpu, label: &str, rows: usize, cols: usize) -> Result<Self, WgpuError> {
+        Self::around(gpu, label, values(gpu, label, rows * cols)?, rows, cols)
+    }
+
+    /// Activations whose values lie in `float`.
+    fn around(gpu: &Gpu, label: &str, float: View, rows: usize, cols: usize) -> Result<Self, WgpuError> {
         let padded = cols.next_multiple_of(32);
         Ok(Self {
-            float: values(gpu, label, rows * cols)?,
+            float,
             codes: values(gpu, label, rows * padded / 4)?,
             scales: values(gpu, label, rows * padded / 32)?,
             cols,
@@ -90,20 +95,25 @@ impl Workspace {
         let expert = |label: &str, per_slot: usize| values(gpu, label, expert_rows * slots * per_slot);
         let streams = config.hc * config.n_embd;
         let feature = 2 * config.head_dim;
+        let index = 2 * config.idx_dim;
+        let widths = [config.q_rank, config.head_dim, feature, feature, index, index, config.idx_heads];
+        let projected = together(gpu, "attention projections", &widths.map(|width| rows * width))?;
+        let [latent, kv, compressor_kv, compressor_gate, indexer_kv, indexer_gate, indexer_weights] = projected;
+        let [ids, weights] = together(gpu, "experts", &[rows * config.n_expert_used; 2])?;
         Ok(Self {
             rows,
             streams: value("streams", streams)?,
             input: Activations::new(gpu, "input", rows, config.n_embd)?,
             merge: value("stream weights", config.hc + config.hc * config.hc)?,
-            latent: Activations::new(gpu, "query latent", rows, config.q_rank)?,
+            latent: Activations::around(gpu, "query latent", latent, rows, config.q_rank)?,
             query: value("queries", config.n_head * config.head_dim)?,
-            kv: value("KV rows", config.head_dim)?,
+            kv,
             kv_stored: value("stored KV rows", kv_row)?,
-            compressor_kv: value("compressor values", feature)?,
-            compressor_gate: value("compressor gates", feature)?,
-            indexer_kv: value("indexer values", 2 * config.idx_dim)?,
-            indexer_gate: value("indexer gates", 2 * config.idx_dim)?,
-            indexer_weights: value("indexer weights", config.idx_heads)?,
+            compressor_kv,
+            compressor_gate,
+            indexer_kv,
+            indexer_gate,
+            indexer_weights,
             indexer_query: value("indexer queries", config.idx_heads * config.idx_dim)?,
             indexer_codes: value("indexer codes", config.idx_heads * config.idx_dim / 4)?,
             indexer_scales: value("indexer scales", config.idx_heads * config.idx_dim / 32)?,
@@ -111,8 +121,8 @@ impl Workspace {
             low: Activations::new(gpu, "attention output", rows, config.o_groups * config.o_rank)?,
             output: value("sublayer output", config.n_embd)?,
             router: value("router scores", config.n_expert)?,
-            ids: value("expert ids", config.n_expert_used)?,
-            weights: value("expert weights", config.n_expert_used)?,
+            ids,
+            weights,
             partial: value("partial sums", partial_sums(config))?,
             row_info: value("rows", 4)?,
             angles: value("angles", kinds * config.rope_dim)?,
@@ -126,11 +136,29 @@ impl Workspace {
             parts: expert("expert results", config.n_embd)?,
         })
     }
+
+    /// The buffer of all projections of the attention input; their views say where in it each is.
+    pub fn projected(&self) -> View {
+        View::all(self.kv.buffer.clone())
+    }
 }
 
 /// Partial sums of a row.
 fn partial_sums(config: &Config) -> usize {
-    (config.hc * config.n_embd).div_ceil(SLICE as usize) * ((2 + config.hc) * config.hc + 1)
+    config.n_embd.div_ceil(SLICE as usize) * ((2 + config.hc) * config.hc + 1)
+}
+
+/// Parts of one buffer with room for these numbers of values, so that one kernel can reach them all.
+fn together<const N: usize>(gpu: &Gpu, label: &str, counts: &[usize; N]) -> Result<[View; N], WgpuError> {
+    let step = gpu.alignment.max(256);
+    let size = |count: usize| (count as u64 * 4).max(16).next_multiple_of(step);
+    let buffer = gpu.storage(label, counts.iter().map(|&count| size(count)).sum())?;
+    let mut offset = 0;
+    Ok(counts.map(|count| {
+        let view = View { buffer: buffer.clone(), offset, size: size(count) };
+        offset += size(count);
+        view
+    }))
 }
 
 /// Buffers of the head.

@@ -30,7 +30,7 @@ struct Params {
 @group(0) @binding(8) var<storage, read_write> parts: array<vec4<f32>>;
 
 const HEADS: u32 = 8u;
-const CHUNK: u32 = 32u;
+const CHUNK: u32 = 16u;
 const SLICES: u32 = 8u;
 const QUADS: u32 = HEAD_DIM / 4u;
 const ALL: u32 = 0xFFFFFFFFu;
@@ -42,6 +42,12 @@ const FROM_PAGE: u32 = 2u;
 
 var<workgroup> key_source: array<u32, CHUNK>;
 var<workgroup> key_at: array<u32, CHUNK>;
+/// From one staged key to the next: odd, so that keys lie in different banks.
+const STEP: u32 = KV_WORDS | 1u;
+const KV_PIECES: u32 = (KV_WORDS + 31u) / 32u;
+
+/// The chunk's keys as stored; float32 ones are read where they are.
+var<workgroup> stage: array<u32, select(CHUNK * STEP, 1u, EXACT)>;
 var<workgroup> part_scores: array<f32, SLICES * HEADS * CHUNK>;
 var<workgroup> weights: array<f32, HEADS * CHUNK>;
 
@@ -55,29 +61,38 @@ fn key_word(source: u32, at: u32) -> u32 {
     return pages[at];
 }
 
-/// Channels 4 quad to 4 quad + 3 of a key.
-fn key_quad(k: u32, quad: u32) -> vec4<f32> {
+/// Channels 4 quad to 4 quad + 3 of a float32 key.
+fn exact_quad(k: u32, quad: u32) -> vec4<f32> {
     let source = key_source[k];
-    let at = key_at[k];
-    if (EXACT) {
-        let first = at + 4u * quad;
-        return bitcast<vec4<f32>>(vec4<u32>(
-            key_word(source, first),
-            key_word(source, first + 1u),
-            key_word(source, first + 2u),
-            key_word(source, first + 3u),
-        ));
-    }
-    if (quad < KV_CODES) {
-        let group = quad / 16u;
-        let exponent = (key_word(source, at + KV_CODES + group / 4u) >> (8u * (group % 4u))) & 0xFFu;
-        return e4m3_decode(key_word(source, at + quad)) * bitcast<f32>(exponent << 23u);
-    }
-    let tail = at + KV_CODES + KV_EXPONENTS + 2u * (quad - KV_CODES);
-    return vec4<f32>(half_decode(key_word(source, tail)), half_decode(key_word(source, tail + 1u)));
+    let first = key_at[k] + 4u * quad;
+    return bitcast<vec4<f32>>(vec4<u32>(
+        key_word(source, first),
+        key_word(source, first + 1u),
+        key_word(source, first + 2u),
+        key_word(source, first + 3u),
+    ));
 }
 
-@compute @workgroup_size(256)
+/// The same of a staged key.
+fn staged_quad(k: u32, quad: u32) -> vec4<f32> {
+    let at = k * STEP;
+    if (quad < KV_CODES) {
+        let group = quad / 16u;
+        let exponent = (stage[at + KV_CODES + group / 4u] >> (8u * (group % 4u))) & 0xFFu;
+        return e4m3_decode(stage[at + quad]) * bitcast<f32>(exponent << 23u);
+    }
+    let tail = at + KV_CODES + KV_EXPONENTS + 2u * (quad - KV_CODES);
+    return vec4<f32>(half_decode(stage[tail]), half_decode(stage[tail + 1u]));
+}
+
+fn quad_of(k: u32, quad: u32) -> vec4<f32> {
+    if (EXACT) {
+        return exact_quad(k, quad);
+    }
+    return staged_quad(k, quad);
+}
+
+@compute @workgroup_size(WG)
 fn main(@builtin(workgroup_id) block: vec3<u32>, @builtin(local_invocation_index) t: u32) {
     let row = p.first_row + block.z;
     let position = rows[row].y;
@@ -120,18 +135,57 @@ fn main(@builtin(workgroup_id) block: vec3<u32>, @builtin(local_invocation_index
         }
     }
     workgroupBarrier();
+    if (!EXACT) {
+        // Each part of 32 invocations copies a key at a time, all its words together.
+        for (var k = t / 32u; k < CHUNK; k += WG / 32u) {
+            var words: array<u32, KV_PIECES>;
+            if (k < count) {
+                let source = key_source[k];
+                let at = key_at[k];
+                for (var j = 0u; j < KV_PIECES; j += 1u) {
+                    let w = at + min(t % 32u + 32u * j, KV_WORDS - 1u);
+                    if (source == FROM_BATCH) {
+                        words[j] = kv_stored[w];
+                    } else if (source == FROM_RING) {
+                        words[j] = slots[w];
+                    } else {
+                        words[j] = pages[w];
+                    }
+                }
+            }
+            for (var j = 0u; j < KV_PIECES; j += 1u) {
+                let w = t % 32u + 32u * j;
+                if (w < KV_WORDS) {
+                    stage[k * STEP + w] = words[j];
+                }
+            }
+        }
+        workgroupBarrier();
+    }
 
     let first_head = block.y * HEADS;
     {
         let k = t / SLICES;
         let slice = t % SLICES;
         var acc: array<f32, HEADS>;
-        if (k < count) {
-            for (var quad = slice; quad < QUADS; quad += SLICES) {
-                let key = key_quad(k, quad);
+        if (k < count || !EXACT) {
+            // Queries of two quads are loaded before they are used. The number of quads is a multiple of 2 * SLICES or the second is
+            // beyond the end, where a key counts as 0.
+            for (var quad = slice; quad < QUADS; quad += 2u * SLICES) {
+                let other = min(quad + SLICES, QUADS - 1u);
+                var q: array<vec4<f32>, 2u * HEADS>;
                 for (var h = 0u; h < HEADS; h += 1u) {
-                    let q = query[(row * N_HEAD + min(first_head + h, N_HEAD - 1u)) * QUADS + quad];
-                    acc[h] = fma(q.w, key.w, fma(q.z, key.z, fma(q.y, key.y, fma(q.x, key.x, acc[h]))));
+                    let head = (row * N_HEAD + min(first_head + h, N_HEAD - 1u)) * QUADS;
+                    q[h] = query[head + quad];
+                    q[HEADS + h] = query[head + other];
+                }
+                let key = quad_of(k, quad);
+                let second = select(vec4<f32>(), quad_of(k, other), quad + SLICES < QUADS);
+                for (var h = 0u; h < HEADS; h += 1u) {
+                    let v = q[h];
+                    let w = q[HEADS + h];
+                    let sum = fma(v.w, key.w, fma(v.z, key.z, fma(v.y, key.y, fma(v.x, key.x, acc[h]))));
+                    acc[h] = fma(w.w, second.w, fma(w.z, second.z, fma(w.y, second.y, fma(w.x, second.x, sum))));
                 }
             }
         }
@@ -169,12 +223,14 @@ fn main(@builtin(workgroup_id) block: vec3<u32>, @builtin(local_invocation_index
         parts[out + h * p.most_chunks * stride + QUADS] = vec4<f32>(most, sum, 0.0, 0.0);
     }
     // An invocation takes one quad of channels for half of the heads.
-    for (var item = t; item < QUADS * 2u; item += 256u) {
+    // Keys that a chunk lacks are 0 where they are staged.
+    let last = select(CHUNK, count, EXACT);
+    for (var item = t; item < QUADS * 2u; item += WG) {
         let quad = item / 2u;
         let half = (item % 2u) * (HEADS / 2u);
         var acc: array<vec4<f32>, HEADS / 2u>;
-        for (var i = 0u; i < count; i += 1u) {
-            let value = key_quad(i, quad);
+        for (var i = 0u; i < last; i += 1u) {
+            let value = quad_of(i, quad);
             for (var j = 0u; j < HEADS / 2u; j += 1u) {
                 acc[j] = fma(vec4<f32>(weights[(half + j) * CHUNK + i]), value, acc[j]);
             }

@@ -1,4 +1,5 @@
-// Puts the chunks of one head and row together, with the sink, and rotates back. grid: (heads, batch rows from first_row).
+// Puts the chunks of one head and row together, with the sink, and rotates back; with INTEGERS as int8 as well.
+// grid: (heads, batch rows from first_row).
 
 struct Params {
     first_row: u32,
@@ -18,10 +19,16 @@ struct Params {
 @group(0) @binding(4) var<storage, read> selection: array<u32>;
 @group(0) @binding(5) var<storage, read> parts: array<vec4<f32>>;
 @group(0) @binding(6) var<storage, read_write> attended: array<vec4<f32>>;
+@group(0) @binding(7) var<storage, read_write> codes: array<u32>;
+@group(0) @binding(8) var<storage, read_write> scales: array<f32>;
 
-const CHUNK: u32 = 32u;
+const CHUNK: u32 = 16u;
 const QUADS: u32 = HEAD_DIM / 4u;
 const ALL: u32 = 0xFFFFFFFFu;
+
+var<workgroup> largest: array<f32, WG>;
+/// Of each chunk the factor that brings it to the largest score of all, and its sum of weights.
+var<workgroup> factors: array<vec2<f32>, WG>;
 
 @compute @workgroup_size(WG)
 fn main(@builtin(workgroup_id) block: vec3<u32>, @builtin(local_invocation_index) t: u32) {
@@ -40,17 +47,43 @@ fn main(@builtin(workgroup_id) block: vec3<u32>, @builtin(local_invocation_index
     let begin = (block.y * N_HEAD + block.x) * p.most_chunks * stride;
     let sink = vectors[p.sinks + block.x];
     var most = sink;
-    for (var c = 0u; c < chunks; c += 1u) {
-        most = max(most, parts[begin + c * stride + QUADS].x);
+    for (var first = 0u; first < chunks; first += WG) {
+        workgroupBarrier();
+        largest[t] = sink;
+        if (first + t < chunks) {
+            largest[t] = parts[begin + (first + t) * stride + QUADS].x;
+        }
+        workgroupBarrier();
+        for (var i = 0u; i < min(WG, chunks - first); i += 1u) {
+            most = max(most, largest[i]);
+        }
     }
-    for (var quad = t; quad < QUADS; quad += WG) {
+    for (var first = 0u; first < QUADS; first += WG) {
+        let quad = min(first + t, QUADS - 1u);
         var total = exp(sink - most);
         var sum = vec4<f32>();
-        for (var c = 0u; c < chunks; c += 1u) {
-            let state = parts[begin + c * stride + QUADS];
-            let factor = exp(state.x - most);
-            total = fma(factor, state.y, total);
-            sum = fma(vec4<f32>(factor), parts[begin + c * stride + quad], sum);
+        for (var group = 0u; group < chunks; group += WG) {
+            workgroupBarrier();
+            if (group + t < chunks) {
+                let state = parts[begin + (group + t) * stride + QUADS];
+                factors[t] = vec2<f32>(exp(state.x - most), state.y);
+            } else {
+                factors[t] = vec2<f32>();
+            }
+            workgroupBarrier();
+            let last = min(WG, chunks - group);
+            for (var c = 0u; c < last; c += 4u) {
+                // Chunks past the last have the factor 0 and take the last one's values.
+                var four: array<vec4<f32>, 4>;
+                for (var j = 0u; j < 4u; j += 1u) {
+                    four[j] = parts[begin + (group + min(c + j, last - 1u)) * stride + quad];
+                }
+                for (var j = 0u; j < 4u; j += 1u) {
+                    let factor = factors[c + j];
+                    total = fma(factor.x, factor.y, total);
+                    sum = fma(vec4<f32>(factor.x), four[j], sum);
+                }
+            }
         }
         var out = sum / total;
         if (quad >= (HEAD_DIM - ROPE) / 4u) {
@@ -63,6 +96,18 @@ fn main(@builtin(workgroup_id) block: vec3<u32>, @builtin(local_invocation_index
                 fma(out.w, turn.z, -(out.z * turn.w)),
             );
         }
-        attended[(row * N_HEAD + block.x) * QUADS + quad] = out;
+        let to = (row * N_HEAD + block.x) * QUADS + quad;
+        if (first + t < QUADS) {
+            attended[to] = out;
+        }
+        if (INTEGERS) {
+            let q = quantize_quad(out, t);
+            if (first + t < QUADS) {
+                codes[to] = q.codes;
+                if (quad % 8u == 0u) {
+                    scales[to / 8u] = q.scale;
+                }
+            }
+        }
     }
 }

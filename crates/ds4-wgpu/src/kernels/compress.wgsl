@@ -2,11 +2,10 @@
 // compressor, whose rows are transformed (Hadamard) and stored as E2M1. grid: (rows); rows that end no window have nothing to do.
 
 struct Params {
-    ape: u32,
+    compressor: Compressor,
     norm: u32,
-    /// Words of a sequence's slot and offset of the frontier there; words of a page and offset of the rows there.
+    /// Words of a sequence's slot; words of a page and offset of the rows there.
     slot_words: u32,
-    frontier: u32,
     page_words: u32,
     page_rows: u32,
     rows_per_page: u32,
@@ -20,10 +19,9 @@ struct Params {
 @group(0) @binding(2) var<storage, read> angles: array<vec2<f32>>;
 @group(0) @binding(3) var<storage, read> rows: array<vec4<u32>>;
 @group(0) @binding(4) var<storage, read> tables: array<u32>;
-@group(0) @binding(5) var<storage, read> kv: array<f32>;
-@group(0) @binding(6) var<storage, read> gate: array<f32>;
-@group(0) @binding(7) var<storage, read> slots: array<u32>;
-@group(0) @binding(8) var<storage, read_write> pages: array<u32>;
+@group(0) @binding(5) var<storage, read> projected: array<f32>;
+@group(0) @binding(6) var<storage, read> slots: array<u32>;
+@group(0) @binding(7) var<storage, read_write> pages: array<u32>;
 
 const INDEX_GROUPS: u32 = DIM / 32u;
 const INDEX_EXPONENTS: u32 = (INDEX_GROUPS + 3u) / 4u;
@@ -87,12 +85,12 @@ fn main(@builtin(workgroup_id) block: vec3<u32>, @builtin(local_invocation_index
         return;
     }
     let span = span_of(info.z);
-    let frontier = span.slot * p.slot_words + p.frontier;
+    let frontier = span.slot * p.slot_words + p.compressor.frontier;
     for (var d = t; d < DIM; d += WG) {
         if (OVERLAPPING) {
-            row_values[d] = pool_overlapping(span, frontier, position, d);
+            row_values[d] = pool_overlapping(p.compressor, span, frontier, position, d);
         } else {
-            let r = run_window(span, frontier, position, d);
+            let r = run_window(p.compressor, span, frontier, position, d);
             row_values[d] = r.weighted / r.sum;
         }
     }

@@ -15,12 +15,13 @@ struct Params {
 
 @compute @workgroup_size(WG)
 fn main(@builtin(workgroup_id) block: vec3<u32>, @builtin(local_invocation_index) t: u32) {
+    prepare_weights(t);
     let u = block.x * WG + t;
     let token = rows[block.y].x;
     if (u >= N_EMBD / UNIT || token < p.first || token - p.first >= p.count) {
         return;
     }
-    let unit = load_unit(p.base + (token - p.first) * p.row_bytes, u);
+    let unit = load_unit(p.base + (token - p.first) * p.row_bytes, u, N_EMBD / UNIT);
     for (var w = 0u; w < UNIT_VEC4; w += 1u) {
         let values = unit_vec4(unit, w);
         for (var stream = 0u; stream < HC; stream += 1u) {

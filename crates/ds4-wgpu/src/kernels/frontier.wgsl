@@ -5,7 +5,24 @@
 // A gate that was never reached is NEVER instead of -infinity, so that no infinity is ever computed with.
 
 const NEVER: f32 = -3.0e38;
-const WIDTH: u32 = select(DIM, 2u * DIM, OVERLAPPING);
+
+/// One of a layer's compressors: channels of its rows, place of the position bias in `vectors`, of values and gates in `projected`, and
+/// of the frontier in a slot.
+struct Compressor {
+    dim: u32,
+    ape: u32,
+    kv: u32,
+    gate: u32,
+    frontier: u32,
+    pad0: u32,
+    pad1: u32,
+    pad2: u32,
+}
+
+/// Values of a feature.
+fn width_of(c: Compressor) -> u32 {
+    return select(c.dim, 2u * c.dim, OVERLAPPING);
+}
 
 /// A token's value and gate of one channel.
 struct Feature {
@@ -26,9 +43,11 @@ fn span_of(index: u32) -> Span {
     return Span(tables[at], tables[at + 1u], tables[at + 2u], tables[at + 3u], tables[at + 4u]);
 }
 
-fn batch_feature(span: Span, position: u32, channel: u32) -> Feature {
-    let at = (span.first_row + position - span.first_position) * WIDTH + channel;
-    return Feature(kv[at], gate[at] + vectors[p.ape + position % RATIO * WIDTH + channel]);
+fn batch_feature(c: Compressor, span: Span, position: u32, channel: u32) -> Feature {
+    let width = width_of(c);
+    let at = (span.first_row + position - span.first_position) * width + channel;
+    let bias = vectors[c.ape + position % RATIO * width + channel];
+    return Feature(projected[c.kv + at], projected[c.gate + at] + bias);
 }
 
 fn stored(at: u32) -> f32 {
@@ -37,22 +56,23 @@ fn stored(at: u32) -> f32 {
 
 /// Softmax over the gates, weighted sum of the values: channel `d` of the window that ends at `position`. Slots 0 to RATIO - 1 are the
 /// previous window's tokens with their first half, the others the window's own with their second half.
-fn pool_overlapping(span: Span, frontier: u32, position: u32, d: u32) -> f32 {
+fn pool_overlapping(c: Compressor, span: Span, frontier: u32, position: u32, d: u32) -> f32 {
     var features: array<Feature, 2u * RATIO>;
     var most = NEVER;
+    let width = width_of(c);
     for (var s = 0u; s < 2u * RATIO; s += 1u) {
         let slot = s % RATIO;
-        let channel = select(d, DIM + d, s >= RATIO);
+        let channel = select(d, c.dim + d, s >= RATIO);
         // The token's position plus RATIO, which is not below 0.
         let token = position + 1u + s - RATIO;
         if (token >= span.first_position + RATIO) {
-            features[s] = batch_feature(span, token - RATIO, channel);
+            features[s] = batch_feature(c, span, token - RATIO, channel);
         } else if (token >= span.first_position / RATIO * RATIO + RATIO) {
-            let at = frontier + slot * WIDTH + channel;
-            features[s] = Feature(stored(at), stored(at + RATIO * WIDTH));
+            let at = frontier + slot * width + channel;
+            features[s] = Feature(stored(at), stored(at + RATIO * width));
         } else {
-            let at = frontier + 2u * RATIO * WIDTH + slot * DIM + d;
-            features[s] = Feature(stored(at), stored(at + RATIO * DIM));
+            let at = frontier + 2u * RATIO * width + slot * c.dim + d;
+            features[s] = Feature(stored(at), stored(at + RATIO * c.dim));
         }
         most = max(most, features[s].gate);
     }
@@ -74,15 +94,15 @@ struct Running {
 }
 
 /// Channel `d` over the tokens of the window of `position`, up to it.
-fn run_window(span: Span, frontier: u32, position: u32, d: u32) -> Running {
+fn run_window(c: Compressor, span: Span, frontier: u32, position: u32, d: u32) -> Running {
     var r = Running(NEVER, 0.0, 0.0);
     var start = position / RATIO * RATIO;
     if (start < span.first_position) {
-        r = Running(stored(frontier + d), stored(frontier + DIM + d), stored(frontier + 2u * DIM + d));
+        r = Running(stored(frontier + d), stored(frontier + c.dim + d), stored(frontier + 2u * c.dim + d));
         start = span.first_position;
     }
     for (var token = start; token <= position; token += 1u) {
-        let f = batch_feature(span, token, d);
+        let f = batch_feature(c, span, token, d);
         let most = max(r.most, f.gate);
         let before = exp(r.most - most);
         let now = exp(f.gate - most);

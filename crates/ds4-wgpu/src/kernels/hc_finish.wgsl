@@ -1,5 +1,6 @@
 // Hyper-connections, second half: how much each stream gives and takes, how the streams mix (Sinkhorn), and the sublayer's
-// normalized input, in float32 and, with INTEGERS, as int8. The head has no merge. grid: (rows).
+// normalized input, in float32 and, with INTEGERS, as int8. The head has no merge. grid: (1, rows), and unless HEAD (2, rows): the
+// second workgroup of a row makes the merging weights.
 
 struct Params {
     /// Offsets in `vectors`: bias, scales, norm weight.
@@ -14,19 +15,23 @@ struct Params {
 
 @group(0) @binding(0) var<uniform> p: Params;
 @group(0) @binding(1) var<storage, read> vectors: array<f32>;
-@group(0) @binding(2) var<storage, read> streams: array<f32>;
+@group(0) @binding(2) var<storage, read> streams: array<vec4<f32>>;
 @group(0) @binding(3) var<storage, read> wanted: array<u32>;
 @group(0) @binding(4) var<storage, read> partial: array<f32>;
-@group(0) @binding(5) var<storage, read_write> input: array<f32>;
-@group(0) @binding(6) var<storage, read_write> codes: array<vec4<u32>>;
+@group(0) @binding(5) var<storage, read_write> input: array<vec4<f32>>;
+@group(0) @binding(6) var<storage, read_write> codes: array<u32>;
 @group(0) @binding(7) var<storage, read_write> scales: array<f32>;
-// Post weights, [rows][HC], then mixing weights, [rows][HC][HC] from `comb_at`.
+// Post weights, [rows][HC], then mixing weights, [rows][HC][HC].
 @group(0) @binding(8) var<storage, read_write> merge: array<f32>;
 
-const COLUMNS: u32 = HC * N_EMBD;
-const SLICES: u32 = (COLUMNS + SLICE - 1u) / SLICE;
+const WIDTH: u32 = N_EMBD / 4u;
+const SLICES: u32 = (N_EMBD + SLICE - 1u) / SLICE;
 const SUMS: u32 = OUTPUTS + 1u;
+/// Invocations that add up one sum's slices.
+const TEAM: u32 = 8u;
+const EACH: u32 = (WIDTH + WG - 1u) / WG;
 
+var<workgroup> teams: array<f32, SUMS * TEAM>;
 var<workgroup> mix: array<f32, SUMS>;
 
 fn sigmoid(x: f32) -> f32 {
@@ -34,7 +39,7 @@ fn sigmoid(x: f32) -> f32 {
 }
 
 /// The mixing weights from the last HC * HC outputs, nearly doubly stochastic: softmax of the rows, then alternating normalizations
-/// that end on columns.
+/// that end on columns. Each invocation makes them all: waiting for others would take longer.
 fn sinkhorn(factor: f32) -> array<f32, HC * HC> {
     var c: array<f32, HC * HC>;
     for (var j = 0u; j < HC; j += 1u) {
@@ -50,18 +55,22 @@ fn sinkhorn(factor: f32) -> array<f32, HC * HC> {
             c[j * HC + k] = exp(c[j * HC + k] - most);
             sum += c[j * HC + k];
         }
+        let inverse = 1.0 / sum;
         for (var k = 0u; k < HC; k += 1u) {
-            c[j * HC + k] = c[j * HC + k] / sum + p.hc_eps;
+            c[j * HC + k] = c[j * HC + k] * inverse + p.hc_eps;
         }
     }
     for (var i = 0u; i < p.iterations; i += 1u) {
-        for (var j = 0u; j < HC && i > 0u; j += 1u) {
-            var sum = p.hc_eps;
-            for (var k = 0u; k < HC; k += 1u) {
-                sum += c[j * HC + k];
-            }
-            for (var k = 0u; k < HC; k += 1u) {
-                c[j * HC + k] /= sum;
+        if (i > 0u) {
+            for (var j = 0u; j < HC; j += 1u) {
+                var sum = p.hc_eps;
+                for (var k = 0u; k < HC; k += 1u) {
+                    sum += c[j * HC + k];
+                }
+                let inverse = 1.0 / sum;
+                for (var k = 0u; k < HC; k += 1u) {
+                    c[j * HC + k] *= inverse;
+                }
             }
         }
         for (var k = 0u; k < HC; k += 1u) {
@@ -69,8 +78,9 @@ fn sinkhorn(factor: f32) -> array<f32, HC * HC> {
             for (var j = 0u; j < HC; j += 1u) {
                 sum += c[j * HC + k];
             }
+            let inverse = 1.0 / sum;
             for (var j = 0u; j < HC; j += 1u) {
-                c[j * HC + k] /= sum;
+                c[j * HC + k] *= inverse;
             }
         }
     }
@@ -79,63 +89,94 @@ fn sinkhorn(factor: f32) -> array<f32, HC * HC> {
 
 @compute @workgroup_size(WG)
 fn main(@builtin(workgroup_id) block: vec3<u32>, @builtin(local_invocation_index) t: u32) {
-    var row = block.x;
+    var row = block.y;
     if (p.indirect != 0u) {
         row = wanted[row];
     }
-    if (t < SUMS) {
-        var sum = 0.0;
-        for (var s = 0u; s < SLICES; s += 1u) {
-            sum += partial[(block.x * SLICES + s) * SUMS + t];
-        }
-        mix[t] = sum;
-    }
-    workgroupBarrier();
-    let factor = 1.0 / sqrt(mix[OUTPUTS] / f32(COLUMNS) + p.eps);
-    if (!HEAD) {
-        // Invocations of the last span do this beside the others' work on the input.
-        if (t == WG - 1u) {
-            var c = sinkhorn(factor);
-            for (var i = 0u; i < HC * HC; i += 1u) {
-                merge[block.x * (HC + HC * HC) + HC + i] = c[i];
+    // What the streams' part of the work needs is loaded before it is known how much each stream gives.
+    var streams_of: array<vec4<f32>, EACH * HC>;
+    if (HEAD || block.x == 0u) {
+        for (var e = 0u; e < EACH; e += 1u) {
+            let i = min(e * WG + t, WIDTH - 1u);
+            for (var k = 0u; k < HC; k += 1u) {
+                streams_of[e * HC + k] = streams[(row * HC + k) * WIDTH + i];
             }
         }
-        if (t < HC) {
-            let v = fma(mix[HC + t] * factor, vectors[p.scale + 1u], vectors[p.base + HC + t]);
-            merge[block.x * (HC + HC * HC) + t] = 2.0 * sigmoid(v);
+    }
+    for (var i = t; i < SUMS * TEAM; i += WG) {
+        let at = block.y * SLICES * SUMS + i % SUMS;
+        var sum = 0.0;
+        for (var s = i / SUMS; s < SLICES; s += 4u * TEAM) {
+            var four: array<f32, 4>;
+            for (var j = 0u; j < 4u; j += 1u) {
+                let slice = s + j * TEAM;
+                four[j] = select(0.0, partial[at + min(slice, SLICES - 1u) * SUMS], slice < SLICES);
+            }
+            sum += (four[0] + four[1]) + (four[2] + four[3]);
+        }
+        teams[i] = sum;
+    }
+    workgroupBarrier();
+    if (t < SUMS) {
+        let low = (teams[t] + teams[t + SUMS]) + (teams[t + 2u * SUMS] + teams[t + 3u * SUMS]);
+        let high = (teams[t + 4u * SUMS] + teams[t + 5u * SUMS]) + (teams[t + 6u * SUMS] + teams[t + 7u * SUMS]);
+        mix[t] = low + high;
+    }
+    workgroupBarrier();
+    let factor = 1.0 / sqrt(mix[OUTPUTS] / f32(HC * N_EMBD) + p.eps);
+    if (!HEAD) {
+        if (block.x == 1u) {
+            let at = block.y * (HC + HC * HC);
+            if (t < 32u) {
+                let c = sinkhorn(factor);
+                for (var i = 0u; i < HC * HC; i += 1u) {
+                    if (t == i % 32u) {
+                        merge[at + HC + i] = c[i];
+                    }
+                }
+            }
+            if (t < HC) {
+                let v = fma(mix[HC + t] * factor, vectors[p.scale + 1u], vectors[p.base + HC + t]);
+                merge[at + t] = 2.0 * sigmoid(v);
+            }
+            return;
         }
     }
     var give: array<f32, HC>;
     for (var i = 0u; i < HC; i += 1u) {
         give[i] = sigmoid(fma(mix[i] * factor, vectors[p.scale], vectors[p.base + i])) + p.hc_eps;
     }
-    let at = block.x * N_EMBD;
+    var own: array<vec4<f32>, EACH>;
     var squares = 0.0;
-    for (var i = t; i < N_EMBD; i += WG) {
-        var v = 0.0;
-        for (var k = 0u; k < HC; k += 1u) {
-            v = fma(give[k], streams[row * COLUMNS + k * N_EMBD + i], v);
+    for (var e = 0u; e < EACH; e += 1u) {
+        let i = e * WG + t;
+        if (i < WIDTH) {
+            var v = vec4<f32>();
+            for (var k = 0u; k < HC; k += 1u) {
+                v = fma(vec4<f32>(give[k]), streams_of[e * HC + k], v);
+            }
+            own[e] = v;
+            squares = fma(v.w, v.w, fma(v.z, v.z, fma(v.y, v.y, fma(v.x, v.x, squares))));
         }
-        input[at + i] = v;
-        squares = fma(v, v, squares);
     }
     let scale = 1.0 / sqrt(block_sum(squares, t) / f32(N_EMBD) + p.eps);
-    for (var i = t; i < N_EMBD; i += WG) {
-        input[at + i] = input[at + i] * scale * vectors[p.norm + i];
-    }
-    if (INTEGERS) {
-        storageBarrier();
-        for (var g = t; g < N_EMBD / 32u; g += WG) {
-            var v: array<vec4<f32>, 8>;
-            for (var i = 0u; i < 8u; i += 1u) {
-                let j = at + g * 32u + i * 4u;
-                v[i] = vec4<f32>(input[j], input[j + 1u], input[j + 2u], input[j + 3u]);
+    for (var e = 0u; e < EACH; e += 1u) {
+        let i = e * WG + t;
+        var v = vec4<f32>();
+        if (i < WIDTH) {
+            let norm = p.norm + 4u * i;
+            let weight = vec4<f32>(vectors[norm], vectors[norm + 1u], vectors[norm + 2u], vectors[norm + 3u]);
+            v = own[e] * scale * weight;
+            input[block.y * WIDTH + i] = v;
+        }
+        if (INTEGERS) {
+            let q = quantize_quad(v, t);
+            if (i < WIDTH) {
+                codes[block.y * WIDTH + i] = q.codes;
+                if (i % 8u == 0u) {
+                    scales[(block.y * WIDTH + i) / 8u] = q.scale;
+                }
             }
-            let q = quantize_group(v);
-            let to = block.x * (N_EMBD / 32u) + g;
-            codes[2u * to] = q.low;
-            codes[2u * to + 1u] = q.high;
-            scales[to] = q.scale;
         }
     }
 }

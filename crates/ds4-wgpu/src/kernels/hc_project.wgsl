@@ -1,7 +1,8 @@
-// Hyper-connections, first half: slices of the flattened streams times the projection, and their sums of squares.
+// Hyper-connections, first half: a slice of the flattened streams times the projection, and its sum of squares. MERGE: the last
+// sublayer's output enters the streams here: S'_k = post_k y + sum_j comb_jk S_j, the sum running over comb's first index.
 //
-// The projection is float32, [outputs][HC * n_embd]. Partial sums go to `partial`, [rows][slices][OUTPUTS + 1], the squares last.
-// grid: (slices of SLICE columns, rows).
+// A slice is SLICE columns of every stream. The projection is float32, [outputs][HC * n_embd]. Partial sums go to `partial`,
+// [rows][slices][OUTPUTS + 1], the squares last. grid: (slices, rows).
 
 struct Params {
     project: u32,
@@ -11,12 +12,15 @@ struct Params {
 
 @group(0) @binding(0) var<uniform> p: Params;
 @group(0) @binding(1) var<storage, read> project: array<vec4<f32>>;
-@group(0) @binding(2) var<storage, read> streams: array<vec4<f32>>;
+@group(0) @binding(2) var<storage, read_write> streams: array<vec4<f32>>;
 @group(0) @binding(3) var<storage, read> wanted: array<u32>;
 @group(0) @binding(4) var<storage, read_write> partial: array<f32>;
+@group(0) @binding(5) var<storage, read> merge: array<f32>;
+@group(0) @binding(6) var<storage, read> output: array<vec4<f32>>;
 
-const COLUMNS: u32 = HC * N_EMBD;
-const SLICES: u32 = (COLUMNS + SLICE - 1u) / SLICE;
+const QUADS: u32 = SLICE / 4u;
+const WIDTH: u32 = N_EMBD / 4u;
+const SLICES: u32 = (N_EMBD + SLICE - 1u) / SLICE;
 const SUMS: u32 = OUTPUTS + 1u;
 const LANES: u32 = 32u;
 const PARTS: u32 = WG / LANES;
@@ -24,6 +28,7 @@ const PARTS: u32 = WG / LANES;
 const EACH: u32 = (SUMS + PARTS - 1u) / PARTS;
 const LEFT: u32 = LANES / SPAN;
 
+var<workgroup> values: array<vec4<f32>, HC * QUADS>;
 var<workgroup> sums: array<f32, PARTS * EACH * LEFT>;
 
 fn add_four(w: vec4<f32>, x: vec4<f32>, sum: f32) -> f32 {
@@ -36,19 +41,48 @@ fn main(@builtin(workgroup_id) block: vec3<u32>, @builtin(local_invocation_index
     if (p.indirect != 0u) {
         row = wanted[row];
     }
+    for (var i = t; i < HC * QUADS; i += WG) {
+        let k = i / QUADS;
+        let column = block.x * QUADS + i % QUADS;
+        var value = vec4<f32>();
+        if (column < WIDTH) {
+            if (MERGE) {
+                let weights = row * (HC + HC * HC);
+                for (var j = 0u; j < HC; j += 1u) {
+                    let old = streams[(row * HC + j) * WIDTH + column];
+                    value = fma(vec4<f32>(merge[weights + HC + j * HC + k]), old, value);
+                }
+                value = fma(vec4<f32>(merge[weights + k]), output[row * WIDTH + column], value);
+            } else {
+                value = streams[(row * HC + k) * WIDTH + column];
+            }
+        }
+        values[i] = value;
+    }
+    workgroupBarrier();
+    if (MERGE) {
+        for (var i = t; i < HC * QUADS; i += WG) {
+            let column = block.x * QUADS + i % QUADS;
+            if (column < WIDTH) {
+                streams[(row * HC + i / QUADS) * WIDTH + column] = values[i];
+            }
+        }
+    }
     let lane = t % LANES;
     let part = t / LANES;
-    let first = block.x * SLICE / 4u;
-    let last = min((block.x + 1u) * SLICE, COLUMNS) / 4u;
     var acc: array<f32, EACH>;
-    for (var i = first + lane; i < last; i += LANES) {
-        let v = streams[row * (COLUMNS / 4u) + i];
-        for (var j = 0u; j < EACH; j += 1u) {
-            let output = part * EACH + j;
-            if (output < OUTPUTS) {
-                acc[j] = add_four(project[p.project / 4u + output * (COLUMNS / 4u) + i], v, acc[j]);
-            } else if (output == OUTPUTS) {
-                acc[j] = add_four(v, v, acc[j]);
+    for (var i = lane; i < HC * QUADS; i += LANES) {
+        let column = block.x * QUADS + i % QUADS;
+        if (column < WIDTH) {
+            let v = values[i];
+            let at = p.project / 4u + i / QUADS * WIDTH + column;
+            for (var j = 0u; j < EACH; j += 1u) {
+                let output_number = part * EACH + j;
+                if (output_number < OUTPUTS) {
+                    acc[j] = add_four(project[at + output_number * (HC * WIDTH)], v, acc[j]);
+                } else if (output_number == OUTPUTS) {
+                    acc[j] = add_four(v, v, acc[j]);
+                }
             }
         }
     }

@@ -17,8 +17,25 @@ const ALL: u32 = 0xFFFFFFFFu;
 var<workgroup> counts: array<atomic<u32>, 256>;
 var<workgroup> chosen_byte: u32;
 var<workgroup> still_wanted: u32;
-var<workgroup> above: array<u32, WG>;
-var<workgroup> equal: array<u32, WG>;
+var<workgroup> sums: array<vec2<u32>, WG>;
+
+/// The sums of `v` over the invocations up to this one.
+fn running_sum(v: vec2<u32>, t: u32) -> vec2<u32> {
+    var sum = v;
+    workgroupBarrier();
+    sums[t] = sum;
+    for (var step = 1u; step < WG; step *= 2u) {
+        workgroupBarrier();
+        var before = vec2<u32>();
+        if (t >= step) {
+            before = sums[t - step];
+        }
+        workgroupBarrier();
+        sum += before;
+        sums[t] = sum;
+    }
+    return sum;
+}
 
 /// Unsigned integers that order like the scores, NaN included; the two zeros are one.
 fn key_of(score: f32) -> u32 {
@@ -54,19 +71,13 @@ fn main(@builtin(workgroup_id) block: vec3<u32>, @builtin(local_invocation_index
             }
         }
         workgroupBarrier();
-        if (t == 0u) {
-            var left = wanted;
-            var b = 255u;
-            loop {
-                let n = atomicLoad(&counts[b]);
-                if (n >= left || b == 0u) {
-                    break;
-                }
-                left -= n;
-                b -= 1u;
-            }
-            chosen_byte = b;
-            still_wanted = left;
+        // The largest byte that, with those above it, has as many keys as are wanted. WG is the number of bytes.
+        let byte = WG - 1u - t;
+        let n = atomicLoad(&counts[byte]);
+        let from_here = running_sum(vec2<u32>(n, 0u), t).x;
+        if (from_here >= wanted && from_here - n < wanted) {
+            chosen_byte = byte;
+            still_wanted = wanted - (from_here - n);
         }
         workgroupBarrier();
         prefix |= chosen_byte << shift;
@@ -85,16 +96,10 @@ fn main(@builtin(workgroup_id) block: vec3<u32>, @builtin(local_invocation_index
         mine_above += select(0u, 1u, key > prefix);
         mine_equal += select(0u, 1u, key == prefix);
     }
-    above[t] = mine_above;
-    equal[t] = mine_equal;
-    workgroupBarrier();
-    var before_above = 0u;
-    var before_equal = 0u;
-    for (var i = 0u; i < t; i += 1u) {
-        before_above += above[i];
-        before_equal += equal[i];
-    }
-    var place = before_above + min(before_equal, wanted);
+    let mine = vec2<u32>(mine_above, mine_equal);
+    let before = running_sum(mine, t) - mine;
+    var before_equal = before.y;
+    var place = before.x + min(before_equal, wanted);
     for (var i = first; i < last; i += 1u) {
         let key = key_of(scores[begin + i]);
         var take = key > prefix;

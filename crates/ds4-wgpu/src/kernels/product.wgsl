@@ -97,8 +97,9 @@ fn y_row(task: Task, i: u32) -> u32 {
     return slot_of(task, i);
 }
 
-@compute @workgroup_size(128)
+@compute @workgroup_size(WG)
 fn main(@builtin(workgroup_id) block: vec3<u32>, @builtin(local_invocation_index) t: u32) {
+    prepare_weights(t);
     let lane = t % LANES;
     let part = t / LANES;
     let task = task_of(block.y);
@@ -115,7 +116,7 @@ fn main(@builtin(workgroup_id) block: vec3<u32>, @builtin(local_invocation_index
     for (var first = 0u; first < p.units; first += LANES) {
         if (STAGED > 1u) {
             workgroupBarrier();
-            for (var i = t; i < X_ROWS * LANES * 2u; i += 128u) {
+            for (var i = t; i < X_ROWS * LANES * 2u; i += WG) {
                 let row = i / (LANES * 2u);
                 let at = i % (LANES * 2u);
                 var value = vec4<u32>();
@@ -125,7 +126,7 @@ fn main(@builtin(workgroup_id) block: vec3<u32>, @builtin(local_invocation_index
                 stage[i] = value;
             }
             if (INTEGERS) {
-                for (var i = t; i < X_ROWS * LANES; i += 128u) {
+                for (var i = t; i < X_ROWS * LANES; i += WG) {
                     let row = i / LANES;
                     let at = first + i % LANES;
                     var value = 0.0;
@@ -139,31 +140,43 @@ fn main(@builtin(workgroup_id) block: vec3<u32>, @builtin(local_invocation_index
         }
         let u = first + lane;
         if (u < p.units) {
+            var unit: array<Unit, OUT_ROWS>;
             for (var r = 0u; r < OUT_ROWS; r += 1u) {
                 let row = min(first_out + r, p.rows - 1u);
-                let unit = load_unit(matrix + row * p.row_bytes, u);
-                for (var i = 0u; i < X_ROWS; i += 1u) {
-                    if (DECODED) {
-                        let at = x_row(task, i) * p.x_stride + (x_first + u) * UNIT_VEC4;
+                unit[r] = load_unit(matrix + row * p.row_bytes, u, p.units);
+            }
+            for (var i = 0u; i < X_ROWS; i += 1u) {
+                if (DECODED) {
+                    let at = x_row(task, i) * p.x_stride + (x_first + u) * UNIT_VEC4;
+                    for (var r = 0u; r < OUT_ROWS; r += 1u) {
                         var sum = acc[r * X_ROWS + i];
                         for (var w = 0u; w < UNIT_VEC4; w += 1u) {
-                            let a = unit_vec4(unit, w);
+                            let a = unit_vec4(unit[r], w);
                             let b = bitcast<vec4<f32>>(x[at + w]);
                             sum = fma(a.w, b.w, fma(a.z, b.z, fma(a.y, b.y, fma(a.x, b.x, sum))));
                         }
                         acc[r * X_ROWS + i] = sum;
-                    } else if (STAGED > 1u) {
-                        let at = (i * LANES + lane) * 2u;
-                        let d = stage_scales[i * LANES + lane];
-                        acc[r * X_ROWS + i] = add_product(unit, stage[at], stage[at + 1u], d, acc[r * X_ROWS + i]);
-                    } else {
-                        let at = x_row(task, i) * p.x_stride + 2u * (x_first + u);
-                        var d = 1.0;
-                        if (INTEGERS) {
-                            d = x_scales[at / 2u];
-                        }
-                        acc[r * X_ROWS + i] = add_product(unit, x[at], x[at + 1u], d, acc[r * X_ROWS + i]);
                     }
+                    continue;
+                }
+                var low: vec4<u32>;
+                var high: vec4<u32>;
+                var d = 1.0;
+                if (STAGED > 1u) {
+                    let at = (i * LANES + lane) * 2u;
+                    low = stage[at];
+                    high = stage[at + 1u];
+                    d = stage_scales[i * LANES + lane];
+                } else {
+                    let at = x_row(task, i) * p.x_stride + 2u * (x_first + u);
+                    low = x[at];
+                    high = x[at + 1u];
+                    if (INTEGERS) {
+                        d = x_scales[at / 2u];
+                    }
+                }
+                for (var r = 0u; r < OUT_ROWS; r += 1u) {
+                    acc[r * X_ROWS + i] = add_unit(unit[r], low, high, d, acc[r * X_ROWS + i]);
                 }
             }
         }

@@ -20,31 +20,34 @@ fn codes_of(v: vec4<f32>, inverse: f32) -> u32 {
     return pack4xI8(vec4<i32>(x + half));
 }
 
+/// Scale and its inverse of a group whose largest magnitude has these bits.
+fn scales_of(bits: u32) -> vec2<f32> {
+    let largest = bitcast<f32>(bits);
+    if (bits >= 0x7F800000u) {
+        return vec2<f32>(bitcast<f32>(bits | 0x7FC00000u), 0.0);
+    }
+    if (largest < 3.8e-37) {
+        return vec2<f32>(0.0);
+    }
+    return vec2<f32>(largest / 127.0, 127.0 / largest);
+}
+
 fn quantize_group(v: array<vec4<f32>, 8>) -> Quantized {
     var x = v;
     var bits = 0u;
     for (var i = 0u; i < 8u; i += 1u) {
         bits = max(bits, largest_bits(x[i]));
     }
-    let largest = bitcast<f32>(bits);
-    var scale = largest / 127.0;
-    var inverse = 127.0 / largest;
-    if (bits >= 0x7F800000u) {
-        scale = bitcast<f32>(bits | 0x7FC00000u);
-        inverse = 0.0;
-    } else if (largest < 3.8e-37) {
-        scale = 0.0;
-        inverse = 0.0;
-    }
+    let scales = scales_of(bits);
     var codes: array<u32, 8>;
     for (var i = 0u; i < 8u; i += 1u) {
-        if (inverse != 0.0) {
-            codes[i] = codes_of(x[i], inverse);
+        if (scales.y != 0.0) {
+            codes[i] = codes_of(x[i], scales.y);
         }
     }
     return Quantized(
         vec4<u32>(codes[0], codes[1], codes[2], codes[3]),
         vec4<u32>(codes[4], codes[5], codes[6], codes[7]),
-        scale,
+        scales.x,
     );
 }

@@ -16,10 +16,10 @@ struct Params {
 @group(0) @binding(5) var<storage, read_write> ids: array<u32>;
 @group(0) @binding(6) var<storage, read_write> weights: array<f32>;
 
+const QUADS: u32 = (N_EXPERT + 3u) / 4u;
+
 var<workgroup> scores: array<f32, N_EXPERT>;
-var<workgroup> keys: array<u32, N_EXPERT>;
-var<workgroup> best_key: array<u32, WG>;
-var<workgroup> best_expert: array<u32, WG>;
+var<workgroup> keys: array<vec4<u32>, QUADS>;
 var<workgroup> chosen: array<u32, USED>;
 
 fn softplus(x: f32) -> f32 {
@@ -45,41 +45,32 @@ fn main(@builtin(workgroup_id) block: vec3<u32>, @builtin(local_invocation_index
         let score = sqrt(softplus(logits[row * N_EXPERT + e]));
         scores[e] = score;
         if (!BY_TOKEN) {
-            keys[e] = key_of(score + vectors[p.bias + e]);
+            keys[e / 4u][e % 4u] = key_of(score + vectors[p.bias + e]);
         }
+    }
+    // Places without an expert come after all.
+    if (t >= N_EXPERT % 4u && t < 4u && N_EXPERT % 4u != 0u) {
+        keys[QUADS - 1u][t] = 0u;
     }
     if (BY_TOKEN) {
         if (t < USED) {
             chosen[t] = table[p.table + rows[row].x * USED + t];
         }
     } else {
-        for (var slot = 0u; slot < USED; slot += 1u) {
-            workgroupBarrier();
-            var key = 0u;
-            var expert = 0u;
-            for (var e = t; e < N_EXPERT; e += WG) {
-                if (keys[e] > key) {
-                    key = keys[e];
-                    expert = e;
-                }
+        workgroupBarrier();
+        // An expert's place is the number of those that go before it.
+        for (var e = t; e < N_EXPERT; e += WG) {
+            let key = keys[e / 4u][e % 4u];
+            var place = 0u;
+            for (var other = 0u; other < QUADS; other += 1u) {
+                let theirs = keys[other];
+                let numbers = vec4<u32>(4u * other) + vec4<u32>(0u, 1u, 2u, 3u);
+                let equal = (theirs == vec4<u32>(key)) & (numbers < vec4<u32>(e));
+                let before = select(vec4<u32>(0u), vec4<u32>(1u), (theirs > vec4<u32>(key)) | equal);
+                place += before.x + before.y + before.z + before.w;
             }
-            best_key[t] = key;
-            best_expert[t] = expert;
-            for (var step = WG / 2u; step > 0u; step /= 2u) {
-                workgroupBarrier();
-                if (t < step) {
-                    let other = best_key[t + step];
-                    let lower = best_expert[t + step] < best_expert[t];
-                    if (other > best_key[t] || (other == best_key[t] && lower)) {
-                        best_key[t] = other;
-                        best_expert[t] = best_expert[t + step];
-                    }
-                }
-            }
-            workgroupBarrier();
-            if (t == 0u) {
-                chosen[slot] = best_expert[0];
-                keys[best_expert[0]] = 0u;
+            if (place < USED) {
+                chosen[place] = e;
             }
         }
     }

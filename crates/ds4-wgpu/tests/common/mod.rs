@@ -10,7 +10,13 @@ const REQUIRED: &str = "DS4_TEST_WGPU";
 
 /// A backend on this machine's card. Without one the test says so and has nothing to do, unless a card is required.
 pub fn backend(model: &Arc<Model>, numerics: Numerics, subgroups: bool) -> Option<WgpuBackend> {
-    let options = WgpuOptions { api: Api::Any, numerics, subgroups, progress: &mut |_| {} };
+    with_layout(model, numerics, subgroups, true)
+}
+
+/// The same, with weights in planes or as the file has them.
+pub fn with_layout(model: &Arc<Model>, numerics: Numerics, subgroups: bool, planes: bool) -> Option<WgpuBackend> {
+    let options =
+        WgpuOptions { api: Api::Any, numerics, subgroups, planes, share_weights: false, progress: &mut |_| {} };
     match WgpuBackend::new(Arc::clone(model), options) {
         Ok(backend) => Some(backend),
         Err(error @ WgpuError::NoAdapter { .. }) if std::env::var_os(REQUIRED).is_none() => {

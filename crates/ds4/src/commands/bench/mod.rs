@@ -51,7 +51,8 @@ pub fn execute(args: &BenchArgs) -> anyhow::Result<Outcome> {
         AnyBackend::Wgpu(mut backend) => {
             let card = backend.adapter();
             let device = format!("{} ({}, {})", card.name, card.api, card.driver);
-            measure::measure(&mut *backend, device, None, &plan, &interrupt)
+            let bandwidth = backend.read_bandwidth()?;
+            measure::measure(&mut *backend, device, Some(bandwidth), &plan, &interrupt)
         }
         AnyBackend::Reference(mut backend) => {
             measure::measure(&mut *backend, "reference, 1 thread".to_owned(), None, &plan, &interrupt)
@@ -92,7 +93,8 @@ fn open(args: &BenchArgs) -> anyhow::Result<(Arc<Model>, String)> {
         return Ok((Arc::new(Model::new(gguf)?), name));
     };
     // A card gets weights of its own for every layer, copied from one layer's bytes in the host's memory.
-    let alias = args.synthetic.alias || args.backend.backend == BackendKind::Cuda;
+    let is_card = !matches!(args.backend.backend, BackendKind::Auto | BackendKind::Cpu | BackendKind::Reference);
+    let alias = args.synthetic.alias || is_card;
     let options = SynthOptions { shape, layers: args.synthetic.layers, alias, seed: 1 };
     let mut words = format!("synthetic {}, random weights", shape.name);
     if let Some(layers) = options.layers {

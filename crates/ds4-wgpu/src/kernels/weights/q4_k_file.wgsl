@@ -1,12 +1,10 @@
 // Q4_K: 144 bytes for 256 weights: float16 scale and minimum, eight 6-bit scales and minima in 12 bytes, 128 bytes of codes. Group
 // 2 i is in the low halves of bytes 32 i to 32 i + 31, group 2 i + 1 in their high halves.
 
-const HAS_MINIMUM: bool = true;
-
-fn load_unit(row: u32, u: u32) -> Unit {
+fn load_q4_k(row: u32, u: u32, units: u32) -> Unit {
     let at = row + (u / 8u) * 144u;
     let g = u % 8u;
-    let d = unpack2x16float(weights[at >> 2u]);
+    let d = unpack2x16float(words[at >> 2u]);
     let a = byte_at(at + 4u + g % 4u);
     let b = byte_at(at + 8u + g % 4u);
     var scale = a & 63u;

@@ -1,6 +1,5 @@
-// What the unquantized formats share: a unit is eight weights. Rows are whole numbers of 16 bytes. Each format's file has `load_unit`.
-
-@group(0) @binding(1) var<storage, read> weights: array<vec4<u32>>;
+// What the unquantized formats share: a unit is eight weights. Rows are whole numbers of 16 bytes. Each format's file has a function
+// that loads a unit: `row` is the byte offset of a matrix row, `u` the unit's number in it.
 
 const UNIT: u32 = 8u;
 const UNIT_VEC4: u32 = 2u;
@@ -23,6 +22,6 @@ fn add_four(w: vec4<f32>, x: vec4<f32>, sum: f32) -> f32 {
 }
 
 /// The unit's product with eight float32 activations (given as bits), added to `sum`.
-fn add_product(unit: Unit, low: vec4<u32>, high: vec4<u32>, d: f32, sum: f32) -> f32 {
+fn add_plain(unit: Unit, low: vec4<u32>, high: vec4<u32>, d: f32, sum: f32) -> f32 {
     return add_four(unit.high, bitcast<vec4<f32>>(high), add_four(unit.low, bitcast<vec4<f32>>(low), sum));
 }

@@ -1,7 +1,7 @@
 // float16 weights.
 
-fn load_unit(row: u32, u: u32) -> Unit {
-    let words = weights[(row >> 4u) + u];
+fn load_f16(row: u32, u: u32, units: u32) -> Unit {
+    let words = quads[(row >> 4u) + u];
     return Unit(
         vec4<f32>(unpack2x16float(words.x), unpack2x16float(words.y)),
         vec4<f32>(unpack2x16float(words.z), unpack2x16float(words.w)),

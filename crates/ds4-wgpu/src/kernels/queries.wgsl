@@ -1,4 +1,5 @@
-// Query heads: RMSNorm without weight, rotation. grid: (heads, rows).
+// Queries: RMSNorm without weight and rotation of each head; then, in layers with an indexer, its queries (see
+// `index_query_head.wgsl`). grid: (heads and indexer heads, rows).
 
 struct Params {
     kind: u32,
@@ -9,10 +10,12 @@ struct Params {
 @group(0) @binding(0) var<uniform> p: Params;
 @group(0) @binding(1) var<storage, read> angles: array<vec2<f32>>;
 @group(0) @binding(2) var<storage, read_write> query: array<f32>;
+@group(0) @binding(3) var<storage, read_write> index_query: array<f32>;
+@group(0) @binding(4) var<storage, read_write> codes: array<u32>;
+@group(0) @binding(5) var<storage, read_write> code_scales: array<f32>;
 
-@compute @workgroup_size(WG)
-fn main(@builtin(workgroup_id) block: vec3<u32>, @builtin(local_invocation_index) t: u32) {
-    let at = (block.y * N_HEAD + block.x) * HEAD_DIM;
+fn make_query(row: u32, head: u32, t: u32) {
+    let at = (row * N_HEAD + head) * HEAD_DIM;
     var squares = 0.0;
     for (var i = t; i < HEAD_DIM / 2u; i += WG) {
         let a = query[at + 2u * i];
@@ -25,9 +28,18 @@ fn main(@builtin(workgroup_id) block: vec3<u32>, @builtin(local_invocation_index
         let b = query[at + 2u * i + 1u] * scale;
         var turn = vec2<f32>(1.0, 0.0);
         if (2u * i >= HEAD_DIM - ROPE) {
-            turn = angles[(block.y * p.kinds + p.kind) * (ROPE / 2u) + i - (HEAD_DIM - ROPE) / 2u];
+            turn = angles[(row * p.kinds + p.kind) * (ROPE / 2u) + i - (HEAD_DIM - ROPE) / 2u];
         }
         query[at + 2u * i] = fma(a, turn.x, -(b * turn.y));
         query[at + 2u * i + 1u] = fma(a, turn.y, b * turn.x);
+    }
+}
+
+@compute @workgroup_size(WG)
+fn main(@builtin(workgroup_id) block: vec3<u32>, @builtin(local_invocation_index) t: u32) {
+    if (block.x < N_HEAD) {
+        make_query(block.y, block.x, t);
+    } else {
+        make_index_query(block.y, block.x - N_HEAD, t, false);
     }
 }

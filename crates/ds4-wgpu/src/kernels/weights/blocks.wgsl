@@ -1,5 +1,6 @@
 // What all block formats share: a unit is a group of 32 weights as int8 codes, with a scale and a minimum for each half of it.
-// weight = scale * code - minimum. Each format's file has `load_unit`.
+// weight = scale * code - minimum. Each format's file has a function that loads a unit: `row` is the byte offset of a matrix row, `u`
+// the unit's number in it, `units` how many a row has.
 
 const UNIT: u32 = 32u;
 const UNIT_VEC4: u32 = 8u;
@@ -9,18 +10,6 @@ struct Unit {
     high: vec4<u32>,
     scale: vec2<f32>,
     minimum: vec2<f32>,
-}
-
-const ONES: u32 = 0x01010101u;
-
-/// 0xFF in every byte whose lowest bit is set.
-fn byte_mask(bits: u32) -> u32 {
-    return (bits & ONES) * 0xFFu;
-}
-
-/// The bytes of `values`, negated where `mask` has 0xFF. No negated byte may be 0: its carry would reach the next.
-fn negate_bytes(values: u32, mask: u32) -> u32 {
-    return (values ^ mask) + (mask & ONES);
 }
 
 fn unit_word(unit: Unit, w: u32) -> u32 {
@@ -41,11 +30,13 @@ fn dot16(a: vec4<u32>, b: vec4<u32>) -> i32 {
     return dot4I8Packed(a.x, b.x) + dot4I8Packed(a.y, b.y) + dot4I8Packed(a.z, b.z) + dot4I8Packed(a.w, b.w);
 }
 
-/// The unit's product with 32 int8 activations of scale `d`, added to `sum`.
-fn add_product(unit: Unit, low: vec4<u32>, high: vec4<u32>, d: f32, sum: f32) -> f32 {
-    if (!HAS_MINIMUM) {
-        return fma(unit.scale.x * d, f32(dot16(unit.low, low) + dot16(unit.high, high)), sum);
-    }
+/// The unit's product with 32 int8 activations of scale `d`, added to `sum`; for formats without minima.
+fn add_plain(unit: Unit, low: vec4<u32>, high: vec4<u32>, d: f32, sum: f32) -> f32 {
+    return fma(unit.scale.x * d, f32(dot16(unit.low, low) + dot16(unit.high, high)), sum);
+}
+
+/// The same with minima.
+fn add_with_minimum(unit: Unit, low: vec4<u32>, high: vec4<u32>, d: f32, sum: f32) -> f32 {
     let ones = vec4<u32>(ONES);
     var value = unit.scale.x * f32(dot16(unit.low, low));
     value = fma(unit.scale.y, f32(dot16(unit.high, high)), value);

@@ -1,0 +1,152 @@
+//! Where the time goes on a graphics card: speed of prefill and decoding of a model with random weights, the processor's share of a
+//! token, and every kernel's.
+//!
+//! `cargo run --release -p ds4-wgpu --example profile -- [--shape NAME] [--layers N] [--share] [--context N] [--batch N,N] [--kernels]`
+
+use std::sync::Arc;
+use std::time::Instant;
+
+use ds4_model::rows::Wanted;
+use ds4_model::state::SequenceState;
+use ds4_model::{Backend, Buffer, Model, ModelError, Numerics, ReadCost, Rows, StateLayout, forward};
+use ds4_synth::{Shape, SynthOptions};
+use ds4_wgpu::{Api, WgpuBackend, WgpuOptions, WgpuSequence};
+
+struct Options {
+    shape: Shape,
+    layers: Option<usize>,
+    share: bool,
+    contexts: Vec<usize>,
+    batches: Vec<usize>,
+    chunk: usize,
+    steps: usize,
+    kernels: bool,
+}
+
+fn options() -> Options {
+    let mut options = Options {
+        shape: Shape::V4_FLASH,
+        layers: None,
+        share: false,
+        contexts: vec![2048],
+        batches: vec![1],
+        chunk: 512,
+        steps: 20,
+        kernels: false,
+    };
+    let list = |text: String| text.split(',').map(|n| n.parse().expect("numbers")).collect::<Vec<usize>>();
+    let mut args = std::env::args().skip(1);
+    while let Some(arg) = args.next() {
+        let mut value = || args.next().expect("a value");
+        match arg.as_str() {
+            "--shape" => options.shape = Shape::by_name(&value()).expect("a published shape"),
+            "--layers" => options.layers = value().parse().ok(),
+            "--share" => options.share = true,
+            "--context" => options.contexts = list(value()),
+            "--batch" => options.batches = list(value()),
+            "--chunk" => options.chunk = value().parse().expect("a number"),
+            "--steps" => options.steps = value().parse().expect("a number"),
+            "--kernels" => options.kernels = true,
+            other => panic!("what is {other}?"),
+        }
+    }
+    options
+}
+
+fn main() -> Result<(), Box<dyn std::error::Error>> {
+    let o = options();
+    let started = Instant::now();
+    // The layers' bytes are made once; on the card each layer has its own unless --share is given.
+    let synth = SynthOptions { shape: o.shape, layers: o.layers, alias: true, seed: 1 };
+    let model = Arc::new(Model::new(ds4_synth::in_memory(&synth, None)?)?);
+    println!("made in {:.1} s", started.elapsed().as_secs_f64());
+    let started = Instant::now();
+    let mut bytes = 0;
+    let options = WgpuOptions {
+        api: Api::Any,
+        numerics: Numerics::default(),
+        subgroups: true,
+        planes: true,
+        share_weights: o.share,
+        progress: &mut |done| bytes = done,
+    };
+    let mut backend = WgpuBackend::new(Arc::clone(&model), options)?;
+    let seconds = started.elapsed().as_secs_f64();
+    println!("{} with {} layers", backend.arithmetic(), model.config().n_layer);
+    println!("loaded {:.2} GB in {seconds:.1} s, {:.1} GB/s", bytes as f64 / 1e9, bytes as f64 / 1e9 / seconds);
+    let bandwidth = backend.read_bandwidth()?;
+    println!("reads {:.0} GB/s", bandwidth / 1e9);
+    let vocab = model.config().n_vocab;
+    let layout = StateLayout::new(model.config(), backend.numerics().kv);
+    let token = |i: usize| (i.wrapping_mul(2_654_435_761) % vocab) as u32;
+
+    let mut sequence = backend.new_sequence();
+    for &context in &o.contexts {
+        while sequence.len() < context {
+            let n = o.chunk.min(context - sequence.len());
+            let tokens: Vec<u32> = (sequence.len()..sequence.len() + n).map(token).collect();
+            let timed = o.kernels && sequence.len() + n == context && backend.start_timing()?;
+            let mut rows = Rows::new();
+            rows.push(0, sequence.len(), &tokens, Wanted::Last);
+            let (ms, recording, logit) = step(&mut backend, &rows, &mut [&mut sequence])?;
+            let speed = n as f64 / ms * 1e3;
+            println!(
+                "prefill to {:>7}: {speed:>8.1} t/s  ({ms:.1} ms, {recording:.2} to record, logit 0 {logit:.4})",
+                sequence.len()
+            );
+            if timed {
+                table(&mut backend)?;
+            }
+        }
+        for &batch in &o.batches {
+            let mut sequences: Vec<_> = (0..batch).map(|_| sequence.fork()).collect();
+            let mut times = Vec::new();
+            for i in 0..o.steps {
+                let mut rows = Rows::new();
+                for (i, s) in sequences.iter().enumerate() {
+                    rows.push(i, s.len(), &[token(s.len() + i * 7919)], Wanted::Last);
+                }
+                let timed = o.kernels && i + 1 == o.steps && backend.start_timing()?;
+                let found = step(&mut backend, &rows, &mut sequences.iter_mut().collect::<Vec<_>>())?;
+                if timed {
+                    table(&mut backend)?;
+                } else {
+                    times.push((found.0, found.1));
+                }
+            }
+            times.drain(..(times.len() / 4).min(4));
+            times.sort_by(|a, b| a.0.total_cmp(&b.0));
+            let (ms, recording) = times[times.len() / 2];
+            let speed = batch as f64 / ms * 1e3;
+            let bytes = ReadCost::of(&model, &layout, context).total() as f64;
+            let percent = bytes / bandwidth / (ms / 1e3) * 100.0;
+            println!(
+                "decode at {context:>7}, {batch:>2} sequences: {speed:>8.1} t/s  ({ms:.3} ms, {recording:.3} to record, {percent:.0} % of the roofline of one)"
+            );
+        }
+    }
+    Ok(())
+}
+
+/// One pass: milliseconds until the logits are there, milliseconds of the processor until everything was handed over, first logit.
+fn step(
+    backend: &mut WgpuBackend,
+    rows: &Rows,
+    sequences: &mut [&mut WgpuSequence],
+) -> Result<(f64, f64, f32), ModelError> {
+    let started = Instant::now();
+    forward(backend, rows, sequences)?;
+    let recorded = started.elapsed().as_secs_f64() * 1e3;
+    let logits = backend.read(Buffer::Logits)?;
+    Ok((started.elapsed().as_secs_f64() * 1e3, recorded, logits[0]))
+}
+
+fn table(backend: &mut WgpuBackend) -> Result<(), ModelError> {
+    let times = backend.finish_timing()?;
+    let total: f64 = times.iter().map(|time| time.2).sum();
+    for (kernel, count, ms) in times {
+        println!("    {kernel:<64} {count:>6} x {:>9.2} us = {ms:>9.3} ms", ms * 1e3 / f64::from(count));
+    }
+    println!("    total {total:.3} ms");
+    Ok(())
+}

@@ -1,0 +1,85 @@
+//! Time stamps around kernels.
+
+use std::collections::HashMap;
+
+use wgpu::{
+    Buffer, BufferUsages, CommandEncoder, ComputePassTimestampWrites, Features, QUERY_SET_MAX_QUERIES, QuerySet,
+    QuerySetDescriptor, QueryType,
+};
+
+use crate::error::WgpuError;
+use crate::gpu::Gpu;
+
+/// A kernel's name, how often it ran, and milliseconds in all.
+pub type KernelTime = (String, u32, f64);
+
+/// Kernels between two time stamps each.
+pub(crate) struct Timing {
+    set: QuerySet,
+    resolved: Buffer,
+    /// Names of the kernels whose stamps are in the set.
+    names: Vec<String>,
+    sums: HashMap<String, (u32, f64)>,
+    /// Nanoseconds of a tick.
+    period: f64,
+}
+
+impl Timing {
+    /// `None` if the card has no time stamps.
+    pub fn new(gpu: &Gpu) -> Result<Option<Self>, WgpuError> {
+        if !gpu.device.features().contains(Features::TIMESTAMP_QUERY) {
+            return Ok(None);
+        }
+        let set = gpu.device.create_query_set(&QuerySetDescriptor {
+            label: Some("time stamps"),
+            ty: QueryType::Timestamp,
+            count: QUERY_SET_MAX_QUERIES,
+        });
+        let usage = BufferUsages::QUERY_RESOLVE | BufferUsages::COPY_SRC;
+        let resolved = gpu.create("time stamps", u64::from(QUERY_SET_MAX_QUERIES) * 8, usage)?;
+        let period = f64::from(gpu.queue.get_timestamp_period());
+        Ok(Some(Self { set, resolved, names: Vec::new(), sums: HashMap::new(), period }))
+    }
+
+    /// Whether the set has no room for another kernel.
+    pub fn is_full(&self) -> bool {
+        2 * self.names.len() as u32 + 2 > QUERY_SET_MAX_QUERIES
+    }
+
+    /// The places of the next kernel's stamps.
+    pub fn writes(&mut self, name: String) -> ComputePassTimestampWrites<'_> {
+        let first = 2 * self.names.len() as u32;
+        self.names.push(name);
+        ComputePassTimestampWrites {
+            query_set: &self.set,
+            beginning_of_pass_write_index: Some(first),
+            end_of_pass_write_index: Some(first + 1),
+        }
+    }
+
+    /// Records that the stamps go to a buffer; that buffer and the bytes in it.
+    pub fn resolve(&self, encoder: &mut CommandEncoder) -> (Buffer, u64) {
+        let count = 2 * self.names.len() as u32;
+        if count > 0 {
+            encoder.resolve_query_set(&self.set, 0..count, &self.resolved, 0);
+        }
+        (self.resolved.clone(), u64::from(count) * 8)
+    }
+
+    /// Adds up what was resolved.
+    pub fn note(&mut self, bytes: &[u8]) {
+        let stamps: Vec<u64> = bytemuck::pod_collect_to_vec(bytes);
+        for (name, pair) in self.names.drain(..).zip(stamps.chunks_exact(2)) {
+            let sum = self.sums.entry(name).or_default();
+            sum.0 += 1;
+            sum.1 += pair[1].saturating_sub(pair[0]) as f64 * self.period / 1e6;
+        }
+    }
+
+    /// Each kernel's time, the longest first.
+    pub fn finish(self) -> Vec<KernelTime> {
+        let mut list: Vec<_> = self.sums.into_iter().map(|(name, (count, ms))| (name, count, ms)).collect();
+        list.sort_by(|a, b| b.2.total_cmp(&a.2).then_with(|| a.0.cmp(&b.0)));
+        list
+    }
+}
