@@ -73,6 +73,7 @@ params! {
         angles: u64, attended: u64, part_max: u64, part_sum: u64, part_out: u64, place: LayerPlace, format: CacheFormat,
         heads: u32, pairs: u32, kind: u32, top_k: u32, most_chunks: u32, split: u32, scale: f32, pad: u32,
     }
+    AttendRows { attend: Attend, out: Rows, integers: u32, halves: u32 }
     Route {
         scores: u64, bias: u64, table: u64, rows: u64, ids: u64, weights: u64,
         n_expert: u32, used: u32, scale: f32, pad: u32,

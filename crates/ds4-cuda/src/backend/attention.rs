@@ -5,6 +5,7 @@ use super::linear::Linear;
 use crate::device::{DeviceError, Memory};
 use crate::params;
 use crate::tensors::DeviceCompressor;
+use crate::weights::Storage;
 
 impl Executor {
     /// Every projection of the attention input.
@@ -234,18 +235,50 @@ impl Executor {
             scale: (config.head_dim as f32).powf(-0.5),
             pad: 0,
         };
-        let kernel = if exact { "attend_exact" } else { "attend_packed" };
-        let head_tiles = config.n_head.div_ceil(16) as u32;
-        // Blocks of chunks that a layer of this ratio cannot have are not started.
-        let here = chunks.map(|_| self.chunks_of(layer) as u32);
-        let grid = [here.unwrap_or(1), head_tiles, rows];
-        self.launch_with(kernel, grid, 256, ATTEND_MEMORY, &attend)?;
-        if here.is_some() {
-            self.launch("attend_merge", [config.n_head as u32, rows, 1], 256, &attend)?;
+        if chunks.is_none() && self.attends_by_rows() {
+            self.attend_rows(layer, attend)?;
+        } else {
+            let kernel = if exact { "attend_exact" } else { "attend_packed" };
+            let head_tiles = config.n_head.div_ceil(16) as u32;
+            // Blocks of chunks that a layer of this ratio cannot have are not started.
+            let here = chunks.map(|_| self.chunks_of(layer) as u32);
+            let grid = [here.unwrap_or(1), head_tiles, rows];
+            self.launch_with(kernel, grid, 256, ATTEND_MEMORY, &attend)?;
+            if here.is_some() {
+                self.launch("attend_merge", [config.n_head as u32, rows, 1], 256, &attend)?;
+            }
+            work.attended.changed();
         }
-        work.attended.changed();
         let grid = [rows, self.cache_roles(layer), 1];
         self.launch("cache_commit", grid, 256, &self.cache_params(layer, false))
+    }
+
+    /// Whether large batches have the kernel that decodes a row's keys once for 64 heads: for packed rows of some sizes, on cards that
+    /// give a block the shared memory.
+    fn attends_by_rows(&self) -> bool {
+        let format = &self.layout.format;
+        format.exact == 0
+            && matches!(format.dim, 128 | 512)
+            && format.rope.is_multiple_of(32)
+            && self.device.shared_memory_limit() >= ATTEND_ROWS_MEMORY as usize
+    }
+
+    fn attend_rows(&self, layer: usize, attend: params::Attend) -> Result<(), DeviceError> {
+        let config = self.model.config();
+        let attended = &self.work.attended;
+        let integers = super::is_int8(self.numerics.compute);
+        let halves = integers && self.tensors.layers[layer].out_a.storage == Storage::F16;
+        let rows = params::AttendRows {
+            attend,
+            out: attended.params,
+            integers: u32::from(integers),
+            halves: u32::from(halves),
+        };
+        let kernel = if config.head_dim == 512 { "attend_rows_512" } else { "attend_rows_128" };
+        let grid = [self.batch.rows as u32, config.n_head.div_ceil(64) as u32, 1];
+        self.launch_with(kernel, grid, 512, ATTEND_ROWS_MEMORY, &rows)?;
+        attended.set_forms(integers, halves);
+        Ok(())
     }
 
     /// Most chunks of any row in this layer.
@@ -275,3 +308,5 @@ impl Executor {
 
 /// Bytes of dynamic shared memory of the attention kernels: the larger one of `AttendMemory`'s two sizes.
 const ATTEND_MEMORY: u32 = 88 << 10;
+/// Of the kernels that attend with 64 heads at a time (`RowMemory`).
+const ATTEND_ROWS_MEMORY: u32 = 190 << 10;

@@ -27,6 +27,7 @@ const SOURCES: &[(&str, &str)] = &[
     ("repack.cu", include_str!("../kernels/repack.cu")),
 ];
 const HEADERS: &[(&str, &str)] = &[
+    ("attention_rows.cuh", include_str!("../kernels/attention_rows.cuh")),
     ("common.cuh", include_str!("../kernels/common.cuh")),
     ("forms.cuh", include_str!("../kernels/forms.cuh")),
     ("iq2_xxs_grid.cuh", include_str!("../kernels/iq2_xxs_grid.cuh")),

@@ -56,6 +56,12 @@ DS4_DEVICE void e4m3_halves(u32 codes, u32 scale, u32 &low, u32 &high) {
     high = mul_halves((b & 0x80008000u) | (b & 0x7F007F00u) >> 1, scale);
 }
 
+/// The scale of `e4m3_halves`, in both halves, for a row's exponent.
+DS4_DEVICE u32 half_scale(u32 exponent) {
+    u32 half = float_to_half(fminf(e8m0_decode(exponent) * 256.0f, 65504.0f));
+    return half | half << 16;
+}
+
 /// Four channels of a packed row as they are stored: codes and exponent, or float16.
 struct PackedChannels {
     uint2 v;
@@ -70,8 +76,7 @@ DS4_DEVICE PackedChannels load_packed(const CacheFormat &f, const u8 *row, u32 c
 DS4_DEVICE void unpack(const CacheFormat &f, const PackedChannels &c, u32 channel, u32 &low, u32 &high) {
     low = c.v.x, high = c.v.y;
     if (channel >= f.nope) return;
-    u32 half = float_to_half(fminf(e8m0_decode(c.exponent) * 256.0f, 65504.0f));
-    e4m3_halves(c.v.x, half | half << 16, low, high);
+    e4m3_halves(c.v.x, half_scale(c.exponent), low, high);
 }
 
 DS4_DEVICE void split_float(float v, u16 &hi, u16 &lo) {
@@ -145,8 +150,8 @@ DS4_DEVICE void chunk_scores(AttendMemory<KEYS, EXACT> &m, const AttendParams &p
                 u32 a0 = s ? qh0.z : qh0.x, a1 = s ? qh1.z : qh1.x, a2 = s ? qh0.w : qh0.y, a3 = s ? qh1.w : qh1.y;
                 u32 e0 = s ? ql0.z : ql0.x, e1 = s ? ql1.z : ql1.x, e2 = s ? ql0.w : ql0.y, e3 = s ? ql1.w : ql1.y;
                 mma_f16(acc[o], a0, a1, a2, a3, b0, b1);
-                mma_f16(acc[o], e0, e1, e2, e3, b0, b1);
                 if (EXACT) {
+                    mma_f16(acc[o], e0, e1, e2, e3, b0, b1);
                     uint4 l = *reinterpret_cast<const uint4 *>(&m.low[EXACT ? from + s * 4 : 0]);
                     mma_f16(acc[o], a0, a1, a2, a3, byte_perm(l.x, l.y, selector), byte_perm(l.z, l.w, selector));
                 }
@@ -212,7 +217,7 @@ DS4_DEVICE void chunk_values(const AttendMemory<KEYS, EXACT> &m, u32 octets, u32
             u32 at = (s * 8 + t) * kPairWords + first + n * 8 + g;
             u32 b0 = m.keys[at], b1 = m.keys[at + 4 * kPairWords];
             mma_f16(out[n], a0, a1, a2, a3, b0, b1);
-            mma_f16(out[n], e0, e1, e2, e3, b0, b1);
+            if (EXACT) mma_f16(out[n], e0, e1, e2, e3, b0, b1);
             if (EXACT) mma_f16(out[n], a0, a1, a2, a3, m.low[EXACT ? at : 0], m.low[EXACT ? at + 4 * kPairWords : 0]);
         }
     }
@@ -228,20 +233,27 @@ DS4_DEVICE void merge_factors(float &run_most, float &run_sum, float most, float
 
 DS4_DEVICE float merge_value(float run, float before, float value, float now) { return fmaf(run, before, value * now); }
 
-/// Divides by the sum, the sink included, rotates back, and stores two neighbouring channels.
-DS4_DEVICE void finish_pair(const AttendParams &p, u32 row, u32 head, u32 channel, float a, float b, float most, float sum, bool write) {
+/// What a head's weighted sums are multiplied with at the end: one over the sum of the weights, the sink included.
+DS4_DEVICE float head_factor(const AttendParams &p, u32 head, float most, float sum) {
     float sink = ptr<const float>(p.sinks)[head];
     float larger = fmaxf(most, sink);
     float factor = expf(most - larger);
-    float total = fmaf(sum, factor, expf(sink - larger));
-    a = a * factor / total, b = b * factor / total;
+    return factor / fmaf(sum, factor, expf(sink - larger));
+}
+
+/// Rotates two neighbouring channels back.
+DS4_DEVICE float2 rotate_back(const AttendParams &p, u32 row, u32 channel, float a, float b) {
     u32 tail = p.format.dim - p.format.rope;
-    if (channel >= tail) {
-        float2 r = ptr<const float2>(p.angles)[(u64(row) * 2 + p.kind) * p.pairs + (channel - tail) / 2];
-        float x = a * r.x + b * r.y, y = b * r.x - a * r.y;
-        a = x, b = y;
-    }
-    if (write) *reinterpret_cast<float2 *>(ptr<float>(p.attended) + (u64(row) * p.heads + head) * p.format.dim + channel) = {a, b};
+    if (channel < tail) return {a, b};
+    float2 r = ptr<const float2>(p.angles)[(u64(row) * 2 + p.kind) * p.pairs + (channel - tail) / 2];
+    return {a * r.x + b * r.y, b * r.x - a * r.y};
+}
+
+/// Finishes and stores two neighbouring channels.
+DS4_DEVICE void finish_pair(const AttendParams &p, u32 row, u32 head, u32 channel, float a, float b, float most, float sum, bool write) {
+    float factor = head_factor(p, head, most, sum);
+    float2 v = rotate_back(p, row, channel, a * factor, b * factor);
+    if (write) *reinterpret_cast<float2 *>(ptr<float>(p.attended) + (u64(row) * p.heads + head) * p.format.dim + channel) = v;
 }
 
 template <int KEYS, bool EXACT>
@@ -348,3 +360,5 @@ DS4_KERNEL(attend_merge, 256, 2, AttendParams) {
     }
     if (inside) finish_pair(p, row, head, 2 * t, run.x, run.y, run_most, run_sum, true);
 }
+
+#include "attention_rows.cuh"

@@ -447,6 +447,48 @@ constexpr float kMagicFloat = 12582912.0f;
 
 DS4_DEVICE float magic_sum(int c) { return as_float(u32(c)) - kMagicFloat; }
 
+/// Loads four 8 x 8 matrices of 16-bit elements from shared memory: lane l has the address of row l % 8 of matrix l / 8. Of matrix j lane
+/// 4 g + t gets elements 2 t and 2 t + 1 of row g.
+DS4_DEVICE void load_matrices(u32 (&out)[4], const void *row) {
+#ifdef DS4_EMULATION
+    const unsigned char *all = emulation::warp_exchange(&row, sizeof(row));
+    int lane = emulation::current->lane;
+    for (int j = 0; j < 4; j++) {
+        const u8 *from;
+        memcpy(&from, all + (j * 8 + lane / 4) * emulation::kExchangeStride, sizeof(from));
+        memcpy(&out[j], from + lane % 4 * 4, 4);
+    }
+#else
+    asm volatile("ldmatrix.sync.aligned.m8n8.x4.shared.b16 {%0, %1, %2, %3}, [%4];"
+                 : "=r"(out[0]), "=r"(out[1]), "=r"(out[2]), "=r"(out[3])
+                 : "r"(u32(__cvta_generic_to_shared(row)))
+                 : "memory");
+#endif
+}
+
+/// The same of the matrices' transposes: elements 2 t and 2 t + 1 of column g.
+DS4_DEVICE void load_transposed(u32 (&out)[4], const void *row) {
+#ifdef DS4_EMULATION
+    const unsigned char *all = emulation::warp_exchange(&row, sizeof(row));
+    int lane = emulation::current->lane;
+    for (int j = 0; j < 4; j++) {
+        out[j] = 0;
+        for (int k = 0; k < 2; k++) {
+            const u8 *from;
+            u16 value;
+            memcpy(&from, all + (j * 8 + lane % 4 * 2 + k) * emulation::kExchangeStride, sizeof(from));
+            memcpy(&value, from + lane / 4 * 2, 2);
+            out[j] |= u32(value) << (16 * k);
+        }
+    }
+#else
+    asm volatile("ldmatrix.sync.aligned.m8n8.x4.trans.shared.b16 {%0, %1, %2, %3}, [%4];"
+                 : "=r"(out[0]), "=r"(out[1]), "=r"(out[2]), "=r"(out[3])
+                 : "r"(u32(__cvta_generic_to_shared(row)))
+                 : "memory");
+#endif
+}
+
 // --- functions --------------------------------------------------------------------------------------------
 
 /// 1 / x, off by at most one in the last place.
