@@ -6,6 +6,7 @@ use std::sync::Arc;
 use bytemuck::Zeroable;
 use ds4_model::{Buffer, KvPrecision, Model, Numerics, Rows, Sublayer};
 
+use super::linear::WIDE_MEMORY;
 use super::workspace::{HeadSpace, Scratch, Workspace};
 use super::{Needs, is_int8};
 use crate::cache::{CacheLayout, Held};
@@ -69,7 +70,7 @@ pub(super) struct Executor {
     pub batch: Batch,
     /// Layer of the last attention input: its compressor features' width is that of the buffers.
     layer: usize,
-    needs: Needs,
+    pub needs: Needs,
     pending: Vec<Step>,
     graphs: HashMap<Shape, Known>,
 }
@@ -95,7 +96,9 @@ impl Executor {
         layout: CacheLayout,
         numerics: Numerics,
     ) -> Result<Self, DeviceError> {
-        let needs = Needs { integers: is_int8(numerics.compute), halves: is_int8(numerics.compute) };
+        let forms = is_int8(numerics.compute);
+        let wide = forms && device.shared_memory_limit() >= WIDE_MEMORY as usize;
+        let needs = Needs { integers: forms, halves: forms, wide };
         let config = model.config();
         Ok(Self {
             work: Workspace::new(device, config, &layout, needs, 8)?,

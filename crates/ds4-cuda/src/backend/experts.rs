@@ -4,7 +4,7 @@ use bytemuck::Zeroable;
 
 use super::executor::Executor;
 use super::is_int8;
-use super::linear::{Linear, TILE_THREADS};
+use super::linear::{Linear, TILE_THREADS, WIDE_MEMORY};
 use crate::device::{DeviceError, Memory};
 use crate::params;
 use crate::tensors::DeviceLayer;
@@ -68,6 +68,16 @@ const TILE: [&str; 8] = [
     "expert_tile_q4_k",
     "expert_tile_iq2_xxs",
     "expert_tile_mxfp4",
+];
+const WIDE: [&str; 8] = [
+    "",
+    "",
+    "",
+    "expert_wide_q8_0",
+    "expert_wide_q2_k",
+    "expert_wide_q4_k",
+    "expert_wide_iq2_xxs",
+    "expert_wide_mxfp4",
 ];
 
 impl Executor {
@@ -302,7 +312,11 @@ impl Executor {
             by_slot: u32::from(by_slot),
         };
         let grid = [units * stacks.len() as u32, items, 1];
-        self.launch_with(TILE[first.0.storage.index()], grid, TILE_THREADS, self.shared_memory(TILE_MEMORY), &tile)
+        let storage = first.0.storage.index();
+        if self.needs.wide {
+            return self.launch_with(WIDE[storage], grid, 256, WIDE_MEMORY, &tile);
+        }
+        self.launch_with(TILE[storage], grid, TILE_THREADS, self.shared_memory(TILE_MEMORY), &tile)
     }
 
     fn swiglu(&self, layer: usize, integers: bool, halves: bool) -> Result<(), DeviceError> {

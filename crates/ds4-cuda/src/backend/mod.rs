@@ -39,6 +39,8 @@ pub struct CudaOptions {
 pub(crate) struct Needs {
     pub integers: bool,
     pub halves: bool,
+    /// Whether large batches multiply int8 codes as float16.
+    pub wide: bool,
 }
 
 /// The CUDA backend.
@@ -263,7 +265,8 @@ pub(crate) fn scratch_bytes(
 ) -> Result<u64, DeviceError> {
     check_shape(config)?;
     let forms = is_int8(numerics.compute);
-    let needs = Needs { integers: forms, halves: forms };
+    // The larger of what devices take.
+    let needs = Needs { integers: forms, halves: forms, wide: forms };
     let work = workspace::Workspace::new(device, config, layout, needs, rows)?;
     let head = workspace::HeadSpace::new(device, config, needs, executor::MOST_GRAPH_ROWS)?;
     let bytes = counting.used() + (executor::SCORE_BYTES + executor::PART_BYTES) as u64;

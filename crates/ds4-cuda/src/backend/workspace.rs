@@ -6,10 +6,18 @@ use std::sync::Arc;
 use ds4_model::{Buffer, Config};
 
 use super::Needs;
+use super::executor::MOST_GRAPH_ROWS;
 use crate::cache::CacheLayout;
 use crate::device::{Device, DeviceError, Memory};
 use crate::params;
 use crate::weights::BLOCK;
+
+impl Needs {
+    /// What batches of up to `rows` rows need.
+    fn of_rows(self, rows: usize) -> Self {
+        Self { wide: self.wide && rows > MOST_GRAPH_ROWS, ..self }
+    }
+}
 
 /// Rows of activations: float32, and the forms that products take.
 pub(crate) struct Activations {
@@ -17,7 +25,7 @@ pub(crate) struct Activations {
     /// Which forms belong to the float32 values.
     pub integers: Cell<bool>,
     pub halves: Cell<bool>,
-    _memory: [Memory; 6],
+    _memory: [Memory; 7],
 }
 
 impl Activations {
@@ -33,6 +41,7 @@ impl Activations {
             Memory::zeroed(device, if_needed(needs.integers, padded / 16 * 4))?,
             Memory::zeroed(device, if_needed(needs.halves, padded * 2))?,
             Memory::zeroed(device, if_needed(needs.halves, padded * 2))?,
+            Memory::zeroed(device, if_needed(needs.wide, padded * 2))?,
         ];
         let params = params::Rows {
             f: memory[0].address(),
@@ -41,6 +50,7 @@ impl Activations {
             s: memory[3].address(),
             hi: memory[4].address(),
             lo: memory[5].address(),
+            wide: memory[6].address(),
             cols: cols as u32,
             stride: cols as u32,
             blocks: blocks as u32,
@@ -122,6 +132,7 @@ impl Workspace {
         rows: usize,
     ) -> Result<Self, DeviceError> {
         let floats = |n: usize| Memory::new(device, rows * n * 4);
+        let needs = needs.of_rows(rows);
         let activations = |n: usize, cols: usize| Activations::new(device, n, cols, needs);
         let c = config;
         let heads = c.n_head * c.head_dim;
@@ -210,7 +221,7 @@ impl HeadSpace {
     pub fn new(device: &Arc<dyn Device>, config: &Config, needs: Needs, rows: usize) -> Result<Self, DeviceError> {
         Ok(Self {
             rows,
-            input: Activations::new(device, rows, config.n_embd, needs)?,
+            input: Activations::new(device, rows, config.n_embd, needs.of_rows(rows))?,
             logits: Memory::new(device, rows * config.n_vocab * 4)?,
         })
     }

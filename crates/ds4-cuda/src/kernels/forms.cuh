@@ -25,6 +25,7 @@ DS4_DEVICE void emit_forms(const Rows &x, u32 row, u32 column, float v, bool int
         int sum = code;
         for (int mask = 8; mask > 0; mask /= 2) sum += shuffle_xor(sum, mask);
         ptr<i8>(x.q)[at] = i8(code);
+        if (x.wide != 0) ptr<u16>(x.wide)[at] = float_to_half(float(code));
         if (column % 32 == 0) ptr<float>(x.d)[at / 32] = d;
         if (column % 16 == 0) ptr<u32>(x.s)[at / 16] = two_halves(d * float(sum));
     }
@@ -62,6 +63,11 @@ DS4_DEVICE void emit_eight(const Rows &x, u64 at, const float (&v)[8], bool inte
     sum += shuffle_xor(sum, 1);
     if (!write) return;
     *reinterpret_cast<uint2 *>(ptr<i8>(x.q) + at) = {codes[0], codes[1]};
+    if (x.wide != 0) {
+        uint4 wide;
+        bytes_to_halves(codes[0], wide.x, wide.y), bytes_to_halves(codes[1], wide.z, wide.w);
+        *reinterpret_cast<uint4 *>(ptr<u16>(x.wide) + at) = wide;
+    }
     if (at % 32 == 0) ptr<float>(x.d)[at / 32] = d;
     if (at % 16 == 0) ptr<u32>(x.s)[at / 16] = two_halves(d * float(sum));
 }

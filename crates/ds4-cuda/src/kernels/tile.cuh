@@ -106,3 +106,46 @@ DS4_DEVICE void add_group(const u32 (&a)[M][4], const float (&s)[M][2], const B 
         }
     }
 }
+
+/// The operand of one group of int8 weights in float16: of elements 8 t to 8 t + 3 of rows g and g + 8, then of the next four.
+DS4_DEVICE void widen(const u32 (&a)[4], u32 (&out)[8]) {
+    bytes_to_halves(a[0], out[0], out[2]), bytes_to_halves(a[1], out[1], out[3]);
+    bytes_to_halves(a[2], out[4], out[6]), bytes_to_halves(a[3], out[5], out[7]);
+}
+
+/// As `add_group`, with the same integers in float16: sums below 2^24 are exact in float32 whatever their order, so results are the same.
+///
+/// `b.halves(n)`: the lane's 8 codes of column g of octet n.
+template <int M, int NT, class B>
+DS4_DEVICE void add_wide_group(const u32 (&a)[M][8], const float (&s)[M][2], const B &b, float (&acc)[M][NT][4]) {
+#pragma unroll
+    for (int n = 0; n < NT; n += 2) {
+        float4 d = b.scales(n);
+#pragma unroll
+        for (int k = 0; k < 2; k++) {
+            uint4 codes = b.halves(n + k);
+            float even = k == 0 ? d.x : d.z, odd = k == 0 ? d.y : d.w;
+#pragma unroll
+            for (int m = 0; m < M; m++) {
+                float c[4] = {};
+                mma_f16(c, a[m][0], a[m][1], a[m][2], a[m][3], codes.x, codes.y);
+                mma_f16(c, a[m][4], a[m][5], a[m][6], a[m][7], codes.z, codes.w);
+                float(&to)[4] = acc[m][n + k];
+                to[0] = fmaf(c[0], s[m][0] * even, to[0]);
+                to[1] = fmaf(c[1], s[m][0] * odd, to[1]);
+                to[2] = fmaf(c[2], s[m][1] * even, to[2]);
+                to[3] = fmaf(c[3], s[m][1] * odd, to[3]);
+            }
+        }
+    }
+}
+
+/// A lane's values of a group of columns in shared memory: codes as [octet][group][lane], `GROUPS` groups; scales in their places.
+template <int GROUPS>
+struct WideGroup {
+    const uint4 *codes;
+    const float *scale;
+
+    DS4_MEMBER uint4 halves(int n) const { return codes[n * GROUPS * 32]; }
+    DS4_MEMBER float4 scales(int n) const { return *reinterpret_cast<const float4 *>(scale + n * 8); }
+};
