@@ -41,7 +41,7 @@ pub fn response_of_results(input: &[Json], store: &ResponseStore) -> Result<Opti
             "No tool call found for tool output with call_id '{call_id}'. No response that is kept here made this call: \
              send the whole conversation"
         );
-        ApiError::invalid("input[0].call_id", message)
+        ApiError::invalid("input[0]", message)
     })
 }
 

@@ -423,7 +423,7 @@ fn results_without_their_calls_go_on_where_the_response_ended() {
     let stranger = json!([{ "type": "function_call_output", "call_id": "call_x", "output": "fine" }]);
     let refused = server.post(PATH, &body(stranger));
     let error = &refused.json()["error"];
-    assert_eq!((refused.status, &error["param"]), (400, &json!("input[0].call_id")));
+    assert_eq!((refused.status, &error["param"]), (400, &json!("input[0]")));
     let message = error["message"].as_str().expect("a sentence");
     assert!(message.starts_with("No tool call found for tool output with call_id 'call_x'."), "{message}");
 }
