@@ -435,7 +435,8 @@ impl Backend for WgpuBackend {
             if last && self.batch.wanted == 0 {
                 self.merge_streams()?;
             }
-            if last || (layer + 1).is_multiple_of(every) {
+            // The first layer goes alone: until it is there, the card waits.
+            if last || layer == 0 || (layer + 1).is_multiple_of(every) {
                 lock(&self.context).recorder.submit()?;
             }
         }

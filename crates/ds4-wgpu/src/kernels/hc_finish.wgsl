@@ -95,9 +95,17 @@ fn main(@builtin(workgroup_id) block: vec3<u32>, @builtin(local_invocation_index
     }
     // What the streams' part of the work needs is loaded before it is known how much each stream gives.
     var streams_of: array<vec4<f32>, EACH * HC>;
+    var weights: array<vec4<f32>, EACH>;
+    var bias: array<f32, HC>;
+    let give_scale = vectors[p.scale];
     if (HEAD || block.x == 0u) {
+        for (var i = 0u; i < HC; i += 1u) {
+            bias[i] = vectors[p.base + i];
+        }
         for (var e = 0u; e < EACH; e += 1u) {
             let i = min(e * WG + t, WIDTH - 1u);
+            let norm = p.norm + 4u * i;
+            weights[e] = vec4<f32>(vectors[norm], vectors[norm + 1u], vectors[norm + 2u], vectors[norm + 3u]);
             for (var k = 0u; k < HC; k += 1u) {
                 streams_of[e * HC + k] = streams[(row * HC + k) * WIDTH + i];
             }
@@ -144,7 +152,7 @@ fn main(@builtin(workgroup_id) block: vec3<u32>, @builtin(local_invocation_index
     }
     var give: array<f32, HC>;
     for (var i = 0u; i < HC; i += 1u) {
-        give[i] = sigmoid(fma(mix[i] * factor, vectors[p.scale], vectors[p.base + i])) + p.hc_eps;
+        give[i] = sigmoid(fma(mix[i] * factor, give_scale, bias[i])) + p.hc_eps;
     }
     var own: array<vec4<f32>, EACH>;
     var squares = 0.0;
@@ -164,9 +172,7 @@ fn main(@builtin(workgroup_id) block: vec3<u32>, @builtin(local_invocation_index
         let i = e * WG + t;
         var v = vec4<f32>();
         if (i < WIDTH) {
-            let norm = p.norm + 4u * i;
-            let weight = vec4<f32>(vectors[norm], vectors[norm + 1u], vectors[norm + 2u], vectors[norm + 3u]);
-            v = own[e] * scale * weight;
+            v = own[e] * scale * weights[e];
             input[block.y * WIDTH + i] = v;
         }
         if (INTEGERS) {
