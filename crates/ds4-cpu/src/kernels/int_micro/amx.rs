@@ -1,8 +1,7 @@
 //! AMX: a tile register holds the sums of sixteen activation rows with sixteen weight rows. Scales belong to groups of 32
 //! inputs, half of what one instruction could add up, so each group's sums leave the tile registers at once and are scaled
-//! and added with AVX-512, whose registers hold the results of one tile of weights and sixteen rows. The way leads through
-//! memory, and what was just stored can't be loaded before it has arrived in the cache: while some groups' sums are computed,
-//! those of the groups before are scaled.
+//! and added with AVX-512, whose registers hold the results of one tile of weights and sixteen rows. The way there leads
+//! through memory, which costs what the products gain: see docs/cpu-performance.md.
 //!
 //! Rust has these instructions in unstable form only, hence the assembly.
 
@@ -21,12 +20,11 @@ pub(super) const MOST_ROWS: usize = 16;
 /// Fewer rows are done sooner without.
 pub(super) const LEAST_ROWS: usize = 4;
 /// Groups whose sums are computed together.
-const AT_ONCE: usize = 4;
+const AT_ONCE: usize = 2;
 /// Bytes from one group of a block of activations to the next.
 const GROUP_BYTES: usize = WORDS * MOST_ROWS * 4;
 
 /// Sums of some groups, `[activation row][weight row]` each.
-#[derive(Clone, Copy)]
 #[repr(C, align(64))]
 struct Results([[[i32; ROWS]; MOST_ROWS]; AT_ONCE]);
 
@@ -40,13 +38,13 @@ struct Config {
     rows: [u8; 16],
 }
 
-/// Registers 0 to 3 take sums, 4 and 6 activations (a row each), 5 and 7 weights (a quad each).
+/// Registers 0 and 1 take sums, 2 and 4 activations (a row each), 3 and 5 weights (a quad each).
 static CONFIG: Config = Config {
     palette: 1,
     start_row: 0,
     reserved: [0; 14],
-    row_bytes: [64, 64, 64, 64, 32, 64, 32, 64, 0, 0, 0, 0, 0, 0, 0, 0],
-    rows: [16, 16, 16, 16, 16, QUADS as u8, 16, QUADS as u8, 0, 0, 0, 0, 0, 0, 0, 0],
+    row_bytes: [64, 64, 32, 64, 32, 64, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0],
+    rows: [16, 16, 16, QUADS as u8, 16, QUADS as u8, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0],
 };
 
 /// The tile registers of this thread, in use while it lives.
@@ -91,7 +89,7 @@ impl Registers {
     #[inline]
     unsafe fn groups<const N: usize, const MINIMA: bool>(&self, tile: &Tile, t: usize, x: Block<'_>, acc: &mut [Sums]) {
         assert!(acc.len() <= N && N <= MOST_ROWS && x.rows == MOST_ROWS);
-        let mut results = [Results([[[0; ROWS]; MOST_ROWS]; AT_ONCE]); 2];
+        let mut results = Results([[[0; ROWS]; MOST_ROWS]; AT_ONCE]);
         let mut total = [_mm512_setzero_ps(); N];
         for (r, acc) in acc.iter().enumerate() {
             // SAFETY: sixteen floats; the load needs no alignment.
@@ -103,26 +101,19 @@ impl Registers {
             Some(minima) => (minima.factors.as_ptr().cast::<i32>(), minima.scales.as_ptr().cast::<f32>()),
             None => (std::ptr::null(), std::ptr::null()),
         };
-        let batches = n_groups.div_ceil(AT_ONCE);
-        for batch in 0..=batches {
-            // SAFETY: group `g` of every array: the block has `WORDS` words for each of its places, a tile `GROUP_CODES` codes
-            // and sixteen of each scale (and of each factor pair where MINIMA); `multiply` checked.
+        for first in (0..n_groups).step_by(AT_ONCE) {
+            let groups = AT_ONCE.min(n_groups - first);
+            // SAFETY: groups `first` to `first + groups` of every array: the block has `WORDS` words for each of its places, a
+            // tile `GROUP_CODES` codes and sixteen of each scale (and of each factor pair where MINIMA); `multiply` checked.
             unsafe {
-                let words = |g: usize| x.words.as_ptr().add(g * WORDS * MOST_ROWS);
-                if batch < batches {
-                    let first = batch * AT_ONCE;
-                    let groups = AT_ONCE.min(n_groups - first);
-                    self.sums(groups, words(first), codes.add(first * GROUP_CODES), &mut results[batch % 2]);
-                }
-                let Some(before) = batch.checked_sub(1) else { continue };
-                let results = &results[before % 2];
-                for g in before * AT_ONCE..n_groups.min(batch * AT_ONCE) {
-                    let words = words(g);
+                let words = x.words.as_ptr().add(first * WORDS * MOST_ROWS);
+                self.sums(groups, words, codes.add(first * GROUP_CODES), &mut results);
+                for k in 0..groups {
+                    let (words, g) = (words.add(k * WORDS * MOST_ROWS), first + k);
                     let d = |r: usize| _mm512_set1_ps(*words.add(QUADS * MOST_ROWS + r).cast());
                     let scale = _mm512_load_ps(scales.add(g * ROWS));
                     for r in 0..N {
-                        let sum = _mm512_load_si512(results.0[g % AT_ONCE][r].as_ptr().cast());
-                        let sum = _mm512_cvtepi32_ps(sum);
+                        let sum = _mm512_cvtepi32_ps(_mm512_load_si512(results.0[k][r].as_ptr().cast()));
                         total[r] = _mm512_fmadd_ps(sum, _mm512_mul_ps(scale, d(r)), total[r]);
                     }
                     if MINIMA {
@@ -143,53 +134,40 @@ impl Registers {
         }
     }
 
-    /// Sums of at most [`AT_ONCE`] groups.
+    /// Sums of one group or two.
     ///
     /// # Safety
     /// `words` and `codes` have as many.
     #[inline(always)]
     unsafe fn sums(&self, groups: usize, words: *const i32, codes: *const u8, results: &mut Results) {
         // SAFETY: `Registers` exists, so the registers are configured; the memory read is the caller's promise, and what is
-        // written are results. The compiler uses none of the tile registers.
+        // written are one or two of the results. The compiler uses none of the tile registers.
         unsafe {
             if groups == AT_ONCE {
                 asm!(
                     "tilezero tmm0",
-                    "tileloadd tmm4, [{x} + {x_row}*1]",
-                    "tileloadd tmm5, [{w} + {line}*1]",
-                    "tdpbssd tmm0, tmm4, tmm5",
+                    "tileloadd tmm2, [{x} + {x_row}*1]",
+                    "tileloadd tmm3, [{w} + {line}*1]",
+                    "tdpbssd tmm0, tmm2, tmm3",
                     "tilezero tmm1",
-                    "tileloadd tmm6, [{x} + {x_row}*1 + {x_group}]",
-                    "tileloadd tmm7, [{w} + {line}*1 + {w_group}]",
-                    "tdpbssd tmm1, tmm6, tmm7",
-                    "tilezero tmm2",
-                    "tileloadd tmm4, [{x} + {x_row}*1 + 2*{x_group}]",
-                    "tileloadd tmm5, [{w} + {line}*1 + 2*{w_group}]",
-                    "tdpbssd tmm2, tmm4, tmm5",
-                    "tilezero tmm3",
-                    "tileloadd tmm6, [{x} + {x_row}*1 + 3*{x_group}]",
-                    "tileloadd tmm7, [{w} + {line}*1 + 3*{w_group}]",
-                    "tdpbssd tmm3, tmm6, tmm7",
+                    "tileloadd tmm4, [{x} + {x_row}*1 + {next_x}]",
+                    "tileloadd tmm5, [{w} + {line}*1 + {next_w}]",
+                    "tdpbssd tmm1, tmm4, tmm5",
                     "tilestored [{sums} + {line}*1], tmm0",
-                    "tilestored [{sums} + {line}*1 + {s_group}], tmm1",
-                    "tilestored [{sums} + {line}*1 + 2*{s_group}], tmm2",
-                    "tilestored [{sums} + {line}*1 + 3*{s_group}], tmm3",
+                    "tilestored [{sums} + {line}*1 + {next_sums}], tmm1",
                     x = in(reg) words, w = in(reg) codes, sums = in(reg) results,
                     x_row = in(reg) QUADS * 4, line = in(reg) 64usize,
-                    x_group = const GROUP_BYTES, w_group = const GROUP_CODES, s_group = const ROWS * MOST_ROWS * 4,
+                    next_x = const GROUP_BYTES, next_w = const GROUP_CODES, next_sums = const ROWS * MOST_ROWS * 4,
                     options(nostack, preserves_flags)
                 );
-                return;
-            }
-            for k in 0..groups {
+            } else {
                 asm!(
                     "tilezero tmm0",
-                    "tileloadd tmm4, [{x} + {x_row}*1]",
-                    "tileloadd tmm5, [{w} + {line}*1]",
-                    "tdpbssd tmm0, tmm4, tmm5",
+                    "tileloadd tmm2, [{x} + {x_row}*1]",
+                    "tileloadd tmm3, [{w} + {line}*1]",
+                    "tdpbssd tmm0, tmm2, tmm3",
                     "tilestored [{sums} + {line}*1], tmm0",
-                    x = in(reg) words.byte_add(k * GROUP_BYTES), w = in(reg) codes.add(k * GROUP_CODES),
-                    sums = in(reg) results.0[k].as_mut_ptr(),
+                    x = in(reg) words, w = in(reg) codes, sums = in(reg) results,
                     x_row = in(reg) QUADS * 4, line = in(reg) 64usize,
                     options(nostack, preserves_flags)
                 );
