@@ -164,6 +164,22 @@ fn a_changed_file_is_noticed_even_if_the_server_does_not() {
     folder.assert_complete("m.gguf");
 }
 
+/// Without a tag, a date or a checksum nobody knows whether the rest belongs to the beginning.
+#[test]
+fn the_rest_of_a_file_that_may_be_another_is_not_taken() {
+    let server = Server::new(|request| match (request.index, request.first()) {
+        (0, _) => Answer::new(200, &content()).cut_after(1_000_000),
+        (_, Some(first)) => {
+            let range = format!("bytes {first}-{}/{}", content().len() - 1, content().len());
+            Answer::new(206, &content()[first..]).with("Content-Range", &range)
+        }
+        _ => Answer::new(200, &content()),
+    });
+    let folder = Folder::new();
+    folder.pull(&["--url", &server.url("/m.gguf")]).assert(0, &["does not say whether its file is still the same"]);
+    folder.assert_complete("m.gguf");
+}
+
 #[test]
 fn a_server_without_ranges_is_asked_from_the_beginning() {
     let server = Server::new(|request| {

@@ -75,6 +75,9 @@ pub fn save(transcript: &Transcript, path: &Path) -> anyhow::Result<()> {
     }
     let document = Document { format: FORMAT.to_owned(), version: VERSION, messages: messages(transcript) };
     let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    if !folder.is_dir() {
+        bail!("cannot write {shown}: there is no folder {}", folder.display());
+    }
     let write = || -> std::io::Result<()> {
         // Temporary files have mode 0600, and the name changes only once everything is on the disk.
         let mut file = tempfile::Builder::new().prefix(".ds4-").tempfile_in(folder)?;

@@ -76,7 +76,7 @@ pub struct ContentRange {
 #[derive(Debug, thiserror::Error)]
 pub enum ConnectionError {
     /// Name resolution, connection, TLS or protocol.
-    #[error("{0}")]
+    #[error("{}", of_http(.0))]
     Http(#[from] ureq::Error),
     /// The connection broke.
     #[error("the connection broke off: {0}")]
@@ -102,6 +102,15 @@ impl ConnectionError {
             ConnectionError::Broken(_) => true,
             ConnectionError::Redirect(_) | ConnectionError::Redirects => false,
         }
+    }
+}
+
+/// An error of the HTTP library as a person may read it.
+fn of_http(error: &ureq::Error) -> String {
+    match error {
+        ureq::Error::Io(error) => format!("the server cannot be reached: {error}"),
+        ureq::Error::HostNotFound => "there is no server of that name, or no network".to_owned(),
+        error => error.to_string(),
     }
 }
 

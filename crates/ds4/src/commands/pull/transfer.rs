@@ -244,10 +244,18 @@ impl Transfer<'_> {
                 Sameness::Unknown if self.checksums.expected(stated).is_some() => {
                     part.note(origin).map_err(Setback::Final)
                 }
-                _ => {
+                sameness => {
                     // The rest of another file must not be joined to this beginning.
                     part.restart(origin).map_err(Setback::Final)?;
-                    Err(Setback::passing("the file on the server has changed; it is downloaded from its beginning"))
+                    Err(Setback::passing(match sameness {
+                        Sameness::Different => {
+                            "the file on the server has changed; it is downloaded from its beginning"
+                        }
+                        _ => {
+                            "the server does not say whether its file is still the same, and no --sha256 would tell; it is \
+                             downloaded from its beginning"
+                        }
+                    }))
                 }
             };
         }
@@ -346,8 +354,8 @@ fn write_failed(part: &PartFile, error: io::Error) -> Setback {
 fn check_space(part: &PartFile, head: &Head) -> Result<(), Setback> {
     let Some(total) = head.identity.length else { return Ok(()) };
     let needed = total.saturating_sub(part.len());
-    let folder = part.path().parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
-    let free = free_space(folder).map_err(Setback::Final)?;
+    let named = part.path().parent().filter(|folder| !folder.as_os_str().is_empty());
+    let free = free_space(named.unwrap_or(Path::new("."))).map_err(Setback::Final)?;
     if needed <= free {
         return Ok(());
     }
@@ -359,7 +367,7 @@ fn check_space(part: &PartFile, head: &Head) -> Result<(), Setback> {
     };
     Err(Setback::Final(anyhow!(
         "{} has {} free and the download needs {} more: {} are missing; make room, or choose another disk with --dir{hint}",
-        folder.display(),
+        named.map_or("the current folder".to_owned(), |folder| folder.display().to_string()),
         units::bytes(free),
         units::bytes(needed),
         units::bytes(needed - free),
