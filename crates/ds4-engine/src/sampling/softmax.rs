@@ -24,7 +24,7 @@ pub(super) fn largest(logits: &[f32]) -> Option<(u32, f32)> {
     if max == f32::NEG_INFINITY {
         return None;
     }
-    let block = logits.chunks(BLOCK).position(|block| block.iter().any(|&logit| logit == max))?;
+    let block = logits.chunks(BLOCK).position(|block| block.contains(&max))?;
     let inside = logits[block * BLOCK..].iter().position(|&logit| logit == max)?;
     Some(((block * BLOCK + inside) as u32, max))
 }
