@@ -74,6 +74,23 @@ fn every_fixture_binds_and_an_unchanged_copy_is_the_same_model() {
 }
 
 #[test]
+fn a_bit_anywhere_and_every_hyperparameter_make_another_model() {
+    let fingerprint = |parts: &Parts| Model::new(parts.gguf()).expect("a valid model").fingerprint();
+    let original = fingerprint(&Parts::of("m-q2"));
+    for name in ["token_embd.weight", "blk.2.ffn_down_exps.weight", "output.weight"] {
+        let mut parts = Parts::of("m-q2");
+        let data = &mut parts.tensor(name).3;
+        let middle = data.len() / 2;
+        data[middle] ^= 1;
+        assert_ne!(fingerprint(&parts), original, "{name}");
+    }
+    let mut base = Parts::of("m-q2");
+    let (_, value) = base.metadata.iter_mut().find(|(key, _)| key.ends_with("rope.freq_base")).expect("a base");
+    *value = Value::F32(12_345.0);
+    assert_ne!(fingerprint(&base), original, "the base of the rotary frequencies is in no tensor");
+}
+
+#[test]
 fn tensors_of_a_draft_block_are_left_alone() {
     let mut parts = Parts::of("s-f16");
     parts.tensors.extend(Parts::of("s-mtp").tensors);

@@ -4,9 +4,9 @@
 //! header, the vectors and the hash-routing tables.
 
 mod bind;
+mod fingerprint;
 
 use ds4_gguf::{Gguf, TensorType, quant};
-use xxhash_rust::xxh3::Xxh3;
 
 use crate::{Config, ModelError};
 
@@ -171,23 +171,10 @@ impl Model {
         row.chunks_exact(4).map(|id| u32::from_le_bytes([id[0], id[1], id[2], id[3]])).collect()
     }
 
-    /// A number that tells this model's weights from others': for caches.
-    ///
-    /// Hashed are the tensor table and a sample of every tensor's data, not all 81 GB.
+    /// A number that tells this model from all others: for caches. It covers hyperparameters, tensors and data; of a large file
+    /// the data in blocks that are spread over every tensor.
     pub fn fingerprint(&self) -> u64 {
-        const SAMPLE: usize = 4096;
-        let mut hash = Xxh3::new();
-        for info in self.gguf.tensors() {
-            hash.update(info.name.as_bytes());
-            hash.update(&info.ty.id().to_le_bytes());
-            for dim in info.dims() {
-                hash.update(&dim.to_le_bytes());
-            }
-            let data = self.gguf.data(info);
-            hash.update(&data[..data.len().min(SAMPLE)]);
-            hash.update(&data[data.len().saturating_sub(SAMPLE)..]);
-        }
-        hash.digest()
+        fingerprint::fingerprint(&self.gguf, &self.config)
     }
 
     /// Binds a file's tensors to their roles.
