@@ -29,7 +29,7 @@ fuzz_target!(|input: (bool, bool, Vec<u32>, u64, Vec<u8>, Vec<u8>)| {
         let checksum = xxhash_rust::xxh3::xxh3_64(&bytes[..end]);
         bytes[end..].copy_from_slice(&checksum.to_le_bytes());
     }
-    match read(&mut &bytes[..], bytes.len() as u64) {
+    match read(&bytes.clone().into()) {
         Ok((header, payload)) => {
             let (head, checksum) = header.frame(&payload);
             assert!([head.as_slice(), &payload, &checksum].concat() == bytes);

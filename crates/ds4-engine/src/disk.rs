@@ -166,7 +166,7 @@ fn load(prefixes: &Prefixes, layout: &Arc<StateLayout>, request: &LoadRequest) -
     let mut chain = prefixes.chain();
     chain.extend(&request.prompt);
     let loaded = prefixes.restore(&chain, &request.prompt, request.beyond)?;
-    let parts = StateParts { pages: loaded.pages.into_iter().map(Arc::new).collect(), rest: loaded.tail };
+    let parts = StateParts { pages: loaded.pages, rest: loaded.tail };
     match Sequence::from_parts(layout, loaded.tokens, parts) {
         Ok(sequence) => Some(sequence),
         Err(error) => {

@@ -1,5 +1,5 @@
-//! The store at the sizes of V4 Flash: `cargo bench -p ds4-kvstore -- [FOLDER]`. FOLDER should be on the disk that is to be
-//! measured, with 2 GB free; the payloads are random bytes.
+//! The store at the sizes of V4 Flash: `cargo bench -p ds4-kvstore -- [FOLDER [restore|lookup]]`. FOLDER should be on the disk that
+//! is to be measured, with 2 GB free; the payloads are random bytes.
 //!
 //! Prints how quickly 100 000 tokens are written behind, how quickly they come back beside a plain sequential read of as many bytes
 //! from the same disk (both with nothing in the page cache, where the system lets go of it), and how long it takes to
@@ -9,9 +9,9 @@ use std::fs::File;
 use std::io::{Read, Write};
 use std::os::fd::AsFd;
 use std::path::Path;
-use std::sync::Arc;
 use std::time::Instant;
 
+use bytes::Bytes;
 use ds4_kvstore::{Chain, Identity, KvStore, Prefixes, Save, StoreOptions};
 
 /// Tokens and bytes of a page, bytes of a snapshot: docs/kv-format.md.
@@ -54,11 +54,13 @@ fn median(mut times: Vec<f64>) -> f64 {
 }
 
 fn main() {
-    let folder = std::env::args().skip(1).find(|argument| !argument.starts_with('-'));
-    let folder = match folder {
+    let mut arguments = std::env::args().skip(1).filter(|argument| !argument.starts_with('-'));
+    let folder = match arguments.next() {
         Some(folder) => tempfile::tempdir_in(folder),
         None => tempfile::tempdir(),
     };
+    let part = arguments.next();
+    let is_wanted = |name: &str| part.as_deref().is_none_or(|part| part == name);
     let folder = folder.expect("a folder");
     let options = || StoreOptions { queue_bytes: 1 << 30, ..StoreOptions::new(folder.path().join("kv"), 1 << 40) };
     let prompt: Vec<u32> = (0..=(PAGES * PAGE_TOKENS) as u32).collect();
@@ -67,8 +69,8 @@ fn main() {
 
     let store = KvStore::open(options()).expect("a store");
     let prefixes = store.prefixes(&identity()).expect("an index");
-    let pages = (0..PAGES).map(|page| Arc::new(random_bytes(PAGE_BYTES, page as u64))).collect();
-    let snapshot = Some(random_bytes(SNAPSHOT_BYTES, 1 << 32));
+    let pages = (0..PAGES).map(|page| random_bytes(PAGE_BYTES, page as u64).into()).collect();
+    let snapshot = Some(random_bytes(SNAPSHOT_BYTES, 1 << 32).into());
     let parent = prefixes.chain().root();
     let save = Save { first_page: 0, parent, tokens: whole.to_vec(), pages, snapshot, session: None };
     let begin = Instant::now();
@@ -82,7 +84,17 @@ fn main() {
         bytes / 1e6 / seconds
     );
 
-    let plain = folder.path().join("plain");
+    if is_wanted("restore") {
+        restore(folder.path(), &prefixes, &prompt, bytes);
+    }
+    if is_wanted("lookup") {
+        lookup(&store, &prefixes, &prompt);
+    }
+}
+
+/// Reads the prompt's state and as many bytes of one file, in turns.
+fn restore(folder: &Path, prefixes: &Prefixes, prompt: &[u32], bytes: f64) {
+    let plain = folder.join("plain");
     let mut file = File::create(&plain).expect("a file");
     (0..PAGES + 10).for_each(|page| file.write_all(&random_bytes(PAGE_BYTES, page as u64)).expect("room"));
     file.sync_all().expect("a disk");
@@ -91,9 +103,9 @@ fn main() {
 
     for is_cold in [true, false] {
         let (mut restored, mut read) = (Vec::new(), Vec::new());
-        for _ in 0..3 {
+        for _ in 0..7 {
             if is_cold {
-                let entries = std::fs::read_dir(folder.path().join("kv/pages")).expect("a folder");
+                let entries = std::fs::read_dir(folder.join("kv/pages")).expect("a folder");
                 entries.for_each(|entry| forget(&entry.expect("an entry").path()));
                 forget(&plain);
             }
@@ -104,32 +116,36 @@ fn main() {
             while file.read(&mut buffer).expect("a file") > 0 {}
             read.push(begin.elapsed().as_secs_f64());
             let begin = Instant::now();
-            let loaded = prefixes.restore(&chain(&prefixes, &prompt), &prompt, 0).expect("stored");
+            let loaded = prefixes.restore(&chain(prefixes, prompt), prompt, 0).expect("stored");
             restored.push(begin.elapsed().as_secs_f64());
-            assert_eq!((loaded.tokens, loaded.pages.len()), (whole.len(), PAGES));
+            assert_eq!((loaded.tokens, loaded.pages.len()), (PAGES * PAGE_TOKENS, PAGES));
         }
         let (restored, read) = (median(restored), median(read));
         let (rate, plain_rate) = (bytes / restored, plain_bytes / read);
         println!(
             "{}: {} tokens restored in {:.0} ms, {:.0} MB/s; a plain read {:.0} MB/s; {:.0} %",
             if is_cold { "from disk" } else { "from the page cache" },
-            whole.len(),
+            PAGES * PAGE_TOKENS,
             restored * 1e3,
             rate / 1e6,
             plain_rate / 1e6,
             100.0 * rate / plain_rate,
         );
     }
+}
 
+/// Looks the prompt, and some that leave it on the way, up among many.
+fn lookup(store: &KvStore, prefixes: &Prefixes, prompt: &[u32]) {
+    let whole = &prompt[..PAGES * PAGE_TOKENS];
     // Others that begin alike, each with some pages of its own.
     for number in 0..OTHERS {
         let shared = PAGES - 1 - number as usize % 700;
         let mut tokens = whole[..shared * PAGE_TOKENS].to_vec();
         tokens.extend([number + 1_000_000; PAGE_TOKENS]);
         tokens.push(number);
-        let chain = chain(&prefixes, &tokens);
+        let chain = chain(prefixes, &tokens);
         let first_page = prefixes.stored_pages(&chain);
-        let pages = (first_page..chain.keys().len()).map(|_| Arc::new(vec![1; 16])).collect();
+        let pages = (first_page..chain.keys().len()).map(|_| Bytes::from_static(&[1; 16])).collect();
         let parent = chain.parent_of(first_page);
         let tokens = tokens[first_page * PAGE_TOKENS..].to_vec();
         while !prefixes.save(Save {
@@ -137,7 +153,7 @@ fn main() {
             parent,
             tokens: tokens.clone(),
             pages: Vec::clone(&pages),
-            snapshot: Some(vec![2; 16]),
+            snapshot: Some(Bytes::from_static(&[2; 16])),
             session: None,
         }) {
             store.flush();
@@ -148,13 +164,13 @@ fn main() {
     let mut times = Vec::new();
     for number in 0..200_u32 {
         // Half of them leave the stored prompts somewhere on the way.
-        let mut asked = prompt.clone();
+        let mut asked = prompt.to_vec();
         if number % 2 == 0 {
             asked.truncate(50_000 + 200 * number as usize);
             asked.extend([5; 50]);
         }
         let begin = Instant::now();
-        let chain = chain(&prefixes, &asked);
+        let chain = chain(prefixes, &asked);
         let found = prefixes.find(&chain, &asked, 0);
         times.push(begin.elapsed().as_secs_f64());
         assert!(number % 2 == 0 || found.is_some_and(|found| found.tokens == whole.len()));

@@ -6,7 +6,8 @@
 use std::fs::File;
 use std::io::{BufReader, BufWriter, Read, Write};
 use std::path::Path;
-use std::sync::Arc;
+
+use bytes::Bytes;
 
 use crate::error::StoreError;
 use crate::maintenance::Entry;
@@ -99,7 +100,7 @@ impl KvStore {
         label: &str,
         refuse: &dyn Fn(&str) -> StoreError,
     ) -> Result<u64, StoreError> {
-        let mut batch: Vec<(Header, Vec<u8>)> = Vec::new();
+        let mut batch: Vec<(Header, Bytes)> = Vec::new();
         let mut first: Option<Header> = None;
         let mut last: Option<Header> = None;
         for number in 0..count {
@@ -109,9 +110,10 @@ impl KvStore {
             if len > size {
                 return Err(refuse("it is cut off"));
             }
-            let record = read(&mut input.take(len), len);
+            let mut bytes = Vec::new();
+            input.take(len).read_to_end(&mut bytes).map_err(|_| refuse("it cannot be read"))?;
             let (header, payload) =
-                record.map_err(|error| refuse(&format!("record {number} is not usable: {error}")))?;
+                read(&bytes.into()).map_err(|error| refuse(&format!("record {number} is not usable: {error}")))?;
             let first = first.get_or_insert_with(|| header.clone());
             let kind = if number + 1 == count { Kind::Snapshot } else { Kind::Page };
             let (parent, position) = last.as_ref().map_or((header.root, 0), |last| (last.key(), last.end()));
@@ -142,7 +144,7 @@ impl KvStore {
         }
     }
 
-    fn save_records(&self, records: Vec<(Header, Vec<u8>)>, label: &str) -> Result<(), StoreError> {
+    fn save_records(&self, records: Vec<(Header, Bytes)>, label: &str) -> Result<(), StoreError> {
         let Some((first, _)) = records.first() else { return Ok(()) };
         let page_tokens = match first.kind {
             Kind::Page => first.tokens.len(),
@@ -160,7 +162,7 @@ impl KvStore {
         for (header, payload) in records {
             save.tokens.extend(header.tokens);
             match header.kind {
-                Kind::Page => save.pages.push(Arc::new(payload)),
+                Kind::Page => save.pages.push(payload),
                 Kind::Snapshot => save.snapshot = Some(payload),
             }
         }

@@ -12,12 +12,15 @@
 //!
 //! The format is written down in `docs/kv-format.md`.
 
+#[cfg(unix)]
+mod buffer;
 mod bundle;
 mod error;
 mod index;
 pub mod key;
 mod lock;
 mod maintenance;
+mod prefixes;
 pub mod record;
 mod recover;
 mod stats;
@@ -29,6 +32,7 @@ pub use error::StoreError;
 pub use key::{Chain, ChainKey, Identity};
 pub use lock::Access;
 pub use maintenance::{Entry, Fault, Prune, Totals};
+pub use prefixes::{Found, Loaded, Prefixes};
 pub use stats::StoreStats;
-pub use store::{Found, KvStore, Loaded, Prefixes, StoreOptions, Warn};
-pub use writer::{PageBytes, Save};
+pub use store::{KvStore, StoreOptions, TITLES, Warn};
+pub use writer::Save;

@@ -6,7 +6,7 @@ use crate::error::StoreError;
 use crate::index::{Id, SnapshotRow, key};
 use crate::key::ChainKey;
 use crate::record::Kind;
-use crate::store::KvStore;
+use crate::store::{KvStore, TITLES};
 
 /// A stored snapshot, as lists show it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -31,6 +31,8 @@ pub struct Entry {
     pub hits: u64,
     /// Whose it is, if it was said.
     pub session: Option<String>,
+    /// What that session is called, if it was said.
+    pub title: Option<String>,
     /// Whether nothing stored continues it.
     pub is_end: bool,
 }
@@ -66,6 +68,8 @@ pub struct Prune {
     pub unused_since: Option<i64>,
     /// Remove everything of other models than this root.
     pub only_root: Option<ChainKey>,
+    /// Remove the facts as well: sampled turns, titles.
+    pub facts: bool,
 }
 
 impl KvStore {
@@ -82,13 +86,14 @@ impl KvStore {
         let mut statement = reader.connection.prepare(
             "SELECT s.key, models.root, models.label, s.tokens, pages.number + 1, s.bytes, s.created, s.used, s.hits,
                     s.session,
+                    (SELECT CAST(value AS TEXT) FROM facts WHERE space = ?1 AND key = CAST(s.session AS BLOB)),
                     NOT EXISTS (SELECT 1 FROM pages AS next WHERE next.parent = s.page) AND NOT EXISTS
                     (SELECT 1 FROM snapshots AS next WHERE next.page = s.page AND next.tokens > s.tokens
                      AND substr(next.tail, 1, length(s.tail)) = s.tail)
              FROM snapshots AS s JOIN pages ON pages.id = s.page JOIN models ON models.id = pages.model
              ORDER BY s.used DESC, s.tokens DESC",
         )?;
-        let rows = statement.query_map([], |row| {
+        let rows = statement.query_map([TITLES], |row| {
             Ok(Entry {
                 key: key(row, 0)?,
                 root: key(row, 1)?,
@@ -100,7 +105,8 @@ impl KvStore {
                 used: row.get(7)?,
                 hits: row.get::<_, i64>(8)? as u64,
                 session: row.get(9)?,
-                is_end: row.get(10)?,
+                title: row.get(10)?,
+                is_end: row.get(11)?,
             })
         })?;
         rows.collect()
@@ -226,6 +232,9 @@ impl KvStore {
             }
             if let Some(bytes) = prune.to_bytes {
                 core.shrink_to(bytes, None)?;
+            }
+            if prune.facts {
+                core.remove_facts()?;
             }
             // Pages that a crash left without a snapshot go, too.
             while let Some(page) = core.index().barren_page(None)? {

@@ -18,11 +18,12 @@
 //! | 8 | XXH3-64 of everything before |
 //!
 //! The key follows from parent and tokens and is checked against them; that the payload is theirs is what the checksum is
-//! for. Reading never takes more memory than the file is long.
+//! for.
 
-use std::io::{self, Read};
+use std::io;
 
-use xxhash_rust::xxh3::Xxh3Default;
+use bytes::Bytes;
+use xxhash_rust::xxh3::{Xxh3Default, xxh3_64};
 
 use crate::key::ChainKey;
 
@@ -34,6 +35,8 @@ const HEADER: usize = 128;
 const CHECKSUM: usize = 8;
 /// Most tokens of a record: above any page, far below what could strain memory.
 const MOST_TOKENS: u32 = 1 << 16;
+/// Longest payload, likewise: a file may claim to be long and have nothing in it.
+const MOST_PAYLOAD: u64 = 1 << 30;
 
 /// What a file holds.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -135,66 +138,52 @@ impl Header {
     }
 }
 
-/// Reads a record of `len` bytes and checks everything that can be checked without knowing what it should be.
+/// The longest file that can hold a record.
+pub fn longest_file() -> u64 {
+    (HEADER + CHECKSUM) as u64 + u64::from(MOST_TOKENS) * 4 + MOST_PAYLOAD
+}
+
+/// Takes a record apart, and checks everything that can be checked without knowing what it should be. The payload is a part
+/// of `bytes`, not a copy.
 ///
 /// # Errors
 /// Anything but an intact record of this version.
-pub fn read(reader: &mut dyn Read, len: u64) -> Result<(Header, Vec<u8>), RecordError> {
-    let mut fixed = [0; HEADER];
-    if len < (HEADER + CHECKSUM) as u64 {
-        return Err(RecordError::Shape);
-    }
-    reader.read_exact(&mut fixed)?;
+pub fn read(bytes: &Bytes) -> Result<(Header, Bytes), RecordError> {
+    let fixed: &[u8; HEADER] = bytes.first_chunk().ok_or(RecordError::Shape)?;
     if &fixed[..4] != MAGIC {
         return Err(RecordError::Shape);
     }
-    let version = u32_at(&fixed, 4);
+    let version = u32_at(fixed, 4);
     if version != FORMAT_VERSION {
         return Err(RecordError::Version(version));
     }
-    let kind = match u32_at(&fixed, 8) {
+    let kind = match u32_at(fixed, 8) {
         1 => Kind::Page,
         2 => Kind::Snapshot,
         _ => return Err(RecordError::Shape),
     };
-    let n_tokens = u32_at(&fixed, 12);
-    let (position, payload_len) = (u64_at(&fixed, 16), u64_at(&fixed, 24));
+    let n_tokens = u32_at(fixed, 12);
+    let (position, payload_len) = (u64_at(fixed, 16), u64_at(fixed, 24));
     let expected = payload_len.checked_add((HEADER + CHECKSUM) as u64 + u64::from(n_tokens) * 4);
-    if n_tokens > MOST_TOKENS || expected != Some(len) {
+    if n_tokens > MOST_TOKENS || payload_len > MOST_PAYLOAD || expected != Some(bytes.len() as u64) {
         return Err(RecordError::Shape);
     }
-    let payload_len = usize::try_from(payload_len).map_err(|_| RecordError::Shape)?;
-    let mut token_bytes = vec![0; n_tokens as usize * 4];
-    reader.read_exact(&mut token_bytes)?;
-    let payload = read_payload(reader, payload_len)?;
-    let mut checksum = [0; CHECKSUM];
-    reader.read_exact(&mut checksum)?;
-
-    let mut hash = Xxh3Default::new();
-    hash.update(&fixed);
-    hash.update(&token_bytes);
-    hash.update(&payload);
-    if hash.digest() != u64::from_le_bytes(checksum) {
+    let Some((body, checksum)) = bytes.split_last_chunk::<CHECKSUM>() else { return Err(RecordError::Shape) };
+    if xxh3_64(body) != u64::from_le_bytes(*checksum) {
         return Err(RecordError::Checksum);
     }
+    let begin = HEADER + n_tokens as usize * 4;
     let header = Header {
         kind,
-        root: key_at(&fixed, 32),
-        parent: key_at(&fixed, 64),
+        root: key_at(fixed, 32),
+        parent: key_at(fixed, 64),
         position,
-        tokens: token_bytes.chunks_exact(4).map(|bytes| u32_at(bytes, 0)).collect(),
+        tokens: body[HEADER..begin].chunks_exact(4).map(|bytes| u32_at(bytes, 0)).collect(),
     };
-    if header.key() != key_at(&fixed, 96) || header.position.checked_add(u64::from(n_tokens)).is_none() {
+    if header.key() != key_at(fixed, 96) || header.position.checked_add(u64::from(n_tokens)).is_none() {
         return Err(RecordError::Foreign);
     }
-    Ok((header, payload))
-}
-
-/// `len` bytes, without writing zeros first: a payload is most of a megabyte, and there are many.
-fn read_payload(reader: &mut dyn Read, len: usize) -> Result<Vec<u8>, RecordError> {
-    let mut payload = Vec::with_capacity(len);
-    reader.take(len as u64).read_to_end(&mut payload)?;
-    if payload.len() == len { Ok(payload) } else { Err(RecordError::Shape) }
+    Ok((header, bytes.slice(begin..body.len())))
 }
 
 fn u32_at(bytes: &[u8], at: usize) -> u32 {
@@ -223,7 +212,7 @@ mod tests {
     }
 
     fn read_bytes(bytes: &[u8]) -> Result<(Header, Vec<u8>), RecordError> {
-        read(&mut &bytes[..], bytes.len() as u64)
+        read(&Bytes::copy_from_slice(bytes)).map(|(header, payload)| (header, payload.to_vec()))
     }
 
     fn header(tokens: Vec<u32>) -> Header {

@@ -9,7 +9,7 @@ use std::path::Path;
 
 use crate::index::{Index, NewSnapshot};
 use crate::key::ChainKey;
-use crate::record::{Header, Kind, read};
+use crate::record::{Header, Kind, longest_file, read};
 use crate::storage::Storage;
 use crate::store::{Warn, disk_bytes, file_name};
 
@@ -65,9 +65,9 @@ fn adopt(
     let mut candidates: Vec<(Header, u64)> = Vec::new();
     for name in strangers.into_keys() {
         let path = pages.join(&name);
-        let header = storage.open(&path).ok().and_then(|(len, mut file)| {
-            let (header, _) = read(file.as_mut(), len).ok()?;
-            (name == file_name(&header.key(), header.kind == Kind::Page)).then_some((header, len))
+        let header = storage.read(&path, longest_file()).ok().and_then(|bytes| {
+            let (header, _) = read(&bytes).ok()?;
+            (name == file_name(&header.key(), header.kind == Kind::Page)).then_some((header, bytes.len() as u64))
         });
         match header {
             Some((header, len)) => candidates.push((header, len)),

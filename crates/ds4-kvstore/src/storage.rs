@@ -1,8 +1,10 @@
 //! The operations on files that the store is made of, so that tests can stop a machine between any two of them.
 
 use std::fs::{self, File, OpenOptions};
-use std::io::{self, ErrorKind, Read, Write};
+use std::io::{self, ErrorKind, Write};
 use std::path::Path;
+
+use bytes::Bytes;
 
 /// A file system.
 ///
@@ -27,8 +29,11 @@ pub trait Storage: Send + Sync {
     /// Removes a file.
     fn remove(&self, path: &Path) -> io::Result<()>;
 
-    /// Opens a file, with its length.
-    fn open(&self, path: &Path) -> io::Result<(u64, Box<dyn Read + Send>)>;
+    /// Reads a whole file.
+    ///
+    /// # Errors
+    /// The system's, and `InvalidData` for a file of more than `most` bytes.
+    fn read(&self, path: &Path, most: u64) -> io::Result<Bytes>;
 
     /// The names in a folder with their sizes; none if there is no such folder.
     fn list(&self, path: &Path) -> io::Result<Vec<(String, u64)>>;
@@ -69,9 +74,13 @@ impl Storage for Disk {
         fs::remove_file(path)
     }
 
-    fn open(&self, path: &Path) -> io::Result<(u64, Box<dyn Read + Send>)> {
+    fn read(&self, path: &Path, most: u64) -> io::Result<Bytes> {
         let file = File::open(path)?;
-        Ok((file.metadata()?.len(), Box::new(file)))
+        let len = file.metadata()?.len();
+        if len > most {
+            return Err(ErrorKind::InvalidData.into());
+        }
+        read_whole(file, usize::try_from(len).map_err(|_| ErrorKind::OutOfMemory)?)
     }
 
     fn list(&self, path: &Path) -> io::Result<Vec<(String, u64)>> {
@@ -99,4 +108,70 @@ pub(crate) fn private() -> OpenOptions {
     #[cfg(unix)]
     std::os::unix::fs::OpenOptionsExt::mode(&mut options, 0o600);
     options
+}
+
+/// Files of this size and more are read past the system's cache: the memory that they are read into is their cache.
+#[cfg(any(target_os = "linux", target_os = "android"))]
+const DIRECT_FROM: usize = 128 << 10;
+
+/// Reads a file of `len` bytes. In one piece and directly into the memory where it stays, which many files are read several times as
+/// quickly with as through the system's cache.
+#[cfg(unix)]
+fn read_whole(file: File, len: usize) -> io::Result<Bytes> {
+    use crate::buffer::Buffer;
+
+    let mut buffer = Buffer::with_room_for(len)?;
+    #[cfg(any(target_os = "linux", target_os = "android"))]
+    if len >= DIRECT_FROM {
+        // A file system that cannot do it refuses here or below.
+        let _ = rustix::fs::fcntl_setfl(&file, rustix::fs::OFlags::DIRECT);
+    }
+    while buffer.len() < len {
+        match buffer.fill(|room| rustix::io::read(&file, room).map(|(written, _)| written)) {
+            // Shorter than it was.
+            Ok(0) => break,
+            Ok(_) | Err(rustix::io::Errno::INTR) => {}
+            // Not directly, then; or no further directly, behind a part that ended between two sectors.
+            #[cfg(any(target_os = "linux", target_os = "android"))]
+            Err(rustix::io::Errno::INVAL) if is_direct(&file) => {
+                rustix::fs::fcntl_setfl(&file, rustix::fs::OFlags::empty())?;
+            }
+            Err(error) => return Err(error.into()),
+        }
+    }
+    Ok(Bytes::from_owner(buffer))
+}
+
+#[cfg(any(target_os = "linux", target_os = "android"))]
+fn is_direct(file: &File) -> bool {
+    rustix::fs::fcntl_getfl(file).is_ok_and(|flags| flags.contains(rustix::fs::OFlags::DIRECT))
+}
+
+#[cfg(not(unix))]
+fn read_whole(mut file: File, len: usize) -> io::Result<Bytes> {
+    let mut bytes = Vec::new();
+    bytes.try_reserve_exact(len).map_err(|_| ErrorKind::OutOfMemory)?;
+    io::Read::read_to_end(&mut io::Read::take(&mut file, len as u64), &mut bytes)?;
+    Ok(bytes.into())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn files_of_all_lengths_are_read_whole() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let path = folder.path().join("file");
+        for len in [0, 1, 4096, (128 << 10) - 1, 128 << 10, (1 << 20) + 1, 3 * 4096 * 100 + 511] {
+            let bytes: Vec<u8> = (0..len).map(|n| (n * 31 % 251) as u8).collect();
+            Disk.write(&path, &[&bytes]).expect("room");
+            assert!(Disk.read(&path, len as u64).expect("a file") == bytes, "{len}");
+            if len > 0 {
+                let error = Disk.read(&path, len as u64 - 1).expect_err("too long");
+                assert_eq!(error.kind(), ErrorKind::InvalidData);
+            }
+        }
+        assert_eq!(Disk.read(&folder.path().join("none"), 9).expect_err("not there").kind(), ErrorKind::NotFound);
+    }
 }

@@ -2,29 +2,29 @@
 
 use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::thread;
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
+use bytes::Bytes;
 use rusqlite::OptionalExtension;
 
 use crate::error::StoreError;
 use crate::index::{Index, OpenError};
-use crate::key::{Chain, ChainKey, Identity};
+use crate::key::{ChainKey, Identity};
 use crate::lock::{Access, Lock};
-use crate::record::{FORMAT_VERSION, Header, Kind, RecordError, read};
+use crate::prefixes::Prefixes;
+use crate::record::{FORMAT_VERSION, Header, Kind, RecordError, longest_file, read};
 use crate::recover::recover;
 use crate::stats::StoreStats;
 use crate::storage::{Disk, Storage, private};
-use crate::writer::{Core, Save, WriteBehind};
+use crate::writer::{Core, WriteBehind};
 
 /// Where warnings go: one sentence each. Nothing that is only warned of can make an answer wrong.
 pub type Warn = Arc<dyn Fn(String) + Send + Sync>;
 
-/// Threads that read the pages of one prefix: enough to keep a solid-state disk busy.
-const READERS: usize = 4;
-/// How often [`Prefixes::restore`] tries a shorter prefix after it met a damaged one.
-const TRIES: usize = 4;
+/// The space of facts that names sessions: the key is a session, the value its title.
+pub const TITLES: &str = "titles";
 
 /// How a store is opened.
 #[derive(Clone)]
@@ -37,6 +37,8 @@ pub struct StoreOptions {
     pub queue_bytes: usize,
     /// Never writes, and leaves the writer's place to others.
     pub read_only: bool,
+    /// How often one that may only read, because another process writes, looks whether that has ended. 2 s.
+    pub succession: Duration,
     /// Where warnings go.
     pub warn: Warn,
     /// The file system.
@@ -51,6 +53,7 @@ impl StoreOptions {
             budget,
             queue_bytes: 256 << 20,
             read_only: false,
+            succession: Duration::from_secs(2),
             warn: Arc::new(|_| ()),
             storage: Arc::new(Disk),
         }
@@ -66,10 +69,13 @@ struct Inner {
     files: Files,
     access: Access,
     reader: Mutex<Index>,
-    writer: Option<WriteBehind>,
+    /// Set from the beginning, or when the process that wrote has ended.
+    writer: OnceLock<WriteBehind>,
+    /// The models that prefixes were asked for: root, name, tokens of a page.
+    models: Mutex<Vec<(ChainKey, String, usize)>>,
     stats: Arc<Mutex<StoreStats>>,
     /// Given back last, when the writer has ended.
-    _lock: Lock,
+    lock: OnceLock<Lock>,
 }
 
 /// Where the files are.
@@ -87,34 +93,57 @@ impl KvStore {
     /// # Errors
     /// A folder that can be neither made nor read; an index of another version.
     pub fn open(options: StoreOptions) -> Result<Self, StoreError> {
-        let StoreOptions { folder, budget, queue_bytes, read_only, warn, storage } = options;
+        let StoreOptions { folder, budget, queue_bytes, read_only, succession, warn, storage } = options;
         let files = Files { pages: folder.join("pages"), folder, storage, warn };
         if read_only && !files.folder.join("index.sqlite").is_file() {
             return Err(StoreError::Empty(files.folder));
         }
-        let lock = if read_only { Lock::none() } else { files.prepare_and_lock()? };
+        let held = if read_only { Lock::none() } else { files.prepare_and_lock()? };
+        let access = held.access;
         let stats = Arc::new(Mutex::new(StoreStats { budget, ..StoreStats::default() }));
-        let path = files.folder.join("index.sqlite");
-        let writer = match lock.access {
-            Access::Writer => {
-                let mut index = files.open_index(&path)?;
-                let known = recover(files.storage.as_ref(), &files.pages, &mut index, now(), &files.warn);
-                let known = known.map_err(|error| files.index(error))?;
-                let core = Core::new(files.clone(), index, budget, known, Arc::clone(&stats))
-                    .map_err(|error| files.index(error))?;
-                Some(WriteBehind::start(core, queue_bytes).map_err(|error| files.io("write", &files.folder, error))?)
+        let (writer, lock) = (OnceLock::new(), OnceLock::new());
+        if access == Access::Writer {
+            let started = files.start_writer(budget, queue_bytes, &stats)?;
+            writer.get_or_init(|| started);
+            lock.get_or_init(|| held);
+        }
+        let frozen = access == Access::ReadOnlyFolder;
+        let reader = Index::open_reader(&files.index_path(), frozen).map_err(|error| files.open_error(error))?;
+        let (reader, models) = (Mutex::new(reader), Mutex::default());
+        let store = Self(Arc::new(Inner { files, access, reader, writer, models, stats, lock }));
+        if matches!(access, Access::Reader { .. }) && !read_only {
+            store.wait_to_succeed(budget, queue_bytes, succession)?;
+        }
+        Ok(store)
+    }
+
+    /// Starts a thread that takes the writer's place once it is free, and ends with the last handle.
+    fn wait_to_succeed(&self, budget: u64, queue_bytes: usize, every: Duration) -> Result<(), StoreError> {
+        let waiting = Arc::downgrade(&self.0);
+        let succeed = move || {
+            loop {
+                thread::sleep(every);
+                // Nobody has the store any more.
+                let Some(inner) = waiting.upgrade() else { return };
+                let folder = inner.files.folder.display();
+                let outcome = match inner.try_to_succeed(budget, queue_bytes) {
+                    Ok(false) => continue,
+                    Ok(true) => {
+                        format!("the process that wrote the KV cache in {folder} has ended; this one writes it now")
+                    }
+                    Err(error) => format!("this process goes on without writing the KV cache: {error}"),
+                };
+                (inner.files.warn)(outcome);
+                return;
             }
-            Access::Reader { .. } | Access::ReadOnlyFolder => None,
         };
-        let frozen = lock.access == Access::ReadOnlyFolder;
-        let reader = Index::open_reader(&path, frozen).map_err(|error| files.open_error(error))?;
-        let access = lock.access;
-        Ok(Self(Arc::new(Inner { files, access, reader: Mutex::new(reader), writer, stats, _lock: lock })))
+        let started = thread::Builder::new().name("ds4-kv-wait".to_owned()).spawn(succeed);
+        started.map(|_| ()).map_err(|error| self.0.files.io("wait to write", &self.0.files.folder, error))
     }
 
     /// Whether this handle may write.
     pub fn access(&self) -> Access {
-        self.0.access
+        if self.writer().is_some() { Access::Writer } else { self.0.access }
     }
 
     /// Its folder.
@@ -131,17 +160,20 @@ impl KvStore {
     }
 
     pub(crate) fn prefixes_of(&self, root: ChainKey, label: &str, page_tokens: usize) -> Result<Prefixes, StoreError> {
-        if self.0.writer.is_some() {
+        // Noted first: whoever starts to write meanwhile enters it.
+        let model = (root, label.to_owned(), page_tokens);
+        self.0.models.lock().unwrap_or_else(PoisonError::into_inner).push(model);
+        if self.writer().is_some() {
             let label = label.to_owned();
             self.on_writer(move |core| core.index().model(&root, &label, page_tokens))?;
         }
-        Ok(Prefixes { store: self.clone(), root, page_tokens: page_tokens.max(1) })
+        Ok(Prefixes::new(self.clone(), root, page_tokens))
     }
 
     /// Counters, and what there is now.
     pub fn stats(&self) -> StoreStats {
         let mut stats = *self.lock_stats();
-        if let Some(writer) = &self.0.writer {
+        if let Some(writer) = self.writer() {
             stats.queued_bytes = writer.queued_bytes();
         }
         stats
@@ -149,21 +181,21 @@ impl KvStore {
 
     /// Waits until everything that was to be written until now is on the disk, or has failed.
     pub fn flush(&self) {
-        if let Some(writer) = &self.0.writer {
+        if let Some(writer) = self.writer() {
             writer.flush();
         }
     }
 
     /// Keeps a small fact under a name in a space of names. Written behind; replaces the value before.
     pub fn put_fact(&self, space: &str, key: &[u8], value: &[u8]) {
-        if let Some(writer) = &self.0.writer {
+        if let Some(writer) = self.writer() {
             writer.set_fact(space.to_owned(), key.to_vec(), Some(value.to_vec()));
         }
     }
 
     /// Forgets the fact under a name. Written behind.
     pub fn forget_fact(&self, space: &str, key: &[u8]) {
-        if let Some(writer) = &self.0.writer {
+        if let Some(writer) = self.writer() {
             writer.set_fact(space.to_owned(), key.to_vec(), None);
         }
     }
@@ -198,6 +230,10 @@ impl KvStore {
         self.0.reader.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    pub(crate) fn writer(&self) -> Option<&WriteBehind> {
+        self.0.writer.get()
+    }
+
     pub(crate) fn files(&self) -> &Files {
         &self.0.files
     }
@@ -207,7 +243,7 @@ impl KvStore {
         (self.0.files.warn)(sentence);
     }
 
-    fn lock_stats(&self) -> MutexGuard<'_, StoreStats> {
+    pub(crate) fn lock_stats(&self) -> MutexGuard<'_, StoreStats> {
         self.0.stats.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -220,197 +256,58 @@ impl KvStore {
             let pid = if let Access::Reader { writer } = self.0.access { writer } else { None };
             StoreError::NotWriter { folder: self.0.files.folder.clone(), pid }
         };
-        let writer = self.0.writer.as_ref().ok_or_else(not_writer)?;
+        let writer = self.writer().ok_or_else(not_writer)?;
         writer.run(f).ok_or_else(not_writer)?.map_err(|error| self.0.files.index(error))
+    }
+}
+
+impl Inner {
+    /// Becomes the writer if there is none. Whether it did.
+    fn try_to_succeed(&self, budget: u64, queue_bytes: usize) -> Result<bool, StoreError> {
+        let held = self.files.prepare_and_lock()?;
+        if held.access != Access::Writer {
+            return Ok(false);
+        }
+        let started = self.files.start_writer(budget, queue_bytes, &self.stats)?;
+        self.lock.get_or_init(|| held);
+        let writer = self.writer.get_or_init(|| started);
+        let models = self.models.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        let enter = move |core: &mut Core| {
+            models.iter().try_for_each(|(root, label, tokens)| core.index().model(root, label, *tokens).map(|_| ()))
+        };
+        match writer.run(enter) {
+            Some(Err(error)) => Err(self.files.index(error)),
+            Some(Ok(())) | None => Ok(true),
+        }
     }
 }
 
 impl std::fmt::Debug for KvStore {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("KvStore").field("folder", &self.0.files.folder).field("access", &self.0.access).finish()
-    }
-}
-
-/// The stored prefixes of one model.
-#[derive(Clone, Debug)]
-pub struct Prefixes {
-    store: KvStore,
-    root: ChainKey,
-    page_tokens: usize,
-}
-
-/// Where a stored prefix of a prompt ends.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Found {
-    /// Its tokens.
-    pub tokens: usize,
-    /// Its full pages.
-    pub pages: usize,
-    /// Key of its snapshot.
-    pub snapshot: ChainKey,
-}
-
-/// A prefix that was read and verified.
-#[derive(Debug)]
-pub struct Loaded {
-    /// Its tokens.
-    pub tokens: usize,
-    /// Payloads of its full pages.
-    pub pages: Vec<Vec<u8>>,
-    /// Payload of its snapshot.
-    pub tail: Vec<u8>,
-}
-
-impl Prefixes {
-    /// The store.
-    pub fn store(&self) -> &KvStore {
-        &self.store
-    }
-
-    /// An empty chain.
-    pub fn chain(&self) -> Chain {
-        Chain::new(self.root, self.page_tokens)
-    }
-
-    /// The longest stored prefix of `tokens` that leaves at least one token over and is longer than `beyond`.
-    /// `chain` has the keys of their pages.
-    pub fn find(&self, chain: &Chain, tokens: &[u32], beyond: usize) -> Option<Found> {
-        let found = self.find_in_index(chain.keys(), tokens);
-        let found = found.unwrap_or_else(|error| {
-            self.store.warn(format!("the KV cache's index cannot be read: {error}"));
-            None
-        });
-        found.filter(|found| found.tokens > beyond)
-    }
-
-    fn find_in_index(&self, keys: &[ChainKey], tokens: &[u32]) -> rusqlite::Result<Option<Found>> {
-        let reader = self.store.reader();
-        // Pages are written after their parents and removed before them: where one is, all before it are.
-        let (mut deepest, mut from, mut to) = (None, 0, keys.len());
-        while from < to {
-            let middle = from.midpoint(to);
-            match reader.page(&keys[middle])? {
-                Some(page) => (deepest, from) = (Some(page.id), middle + 1),
-                None => to = middle,
-            }
-        }
-        let Some(deepest) = deepest else { return Ok(None) };
-        let found = reader.deepest_snapshot(deepest, self.page_tokens, tokens)?;
-        Ok(found.and_then(|(snapshot, pages)| {
-            let tokens = usize::try_from(snapshot.tokens).ok()?;
-            Some(Found { tokens, pages, snapshot: snapshot.key })
-        }))
-    }
-
-    /// Reads a prefix that was found. `None`, with a warning, if anything about it is not as it was written; it is then
-    /// out of the index.
-    pub fn load(&self, chain: &Chain, found: &Found) -> Option<Loaded> {
-        let keys = chain.keys().get(..found.pages)?;
-        let parent_of = |page: usize| chain.parent_of(page);
-        let slots: Vec<Mutex<Option<Vec<u8>>>> = keys.iter().map(|_| Mutex::new(None)).collect();
-        let is_whole = thread::scope(|scope| {
-            let read_some = |first: usize| {
-                (first..keys.len()).step_by(READERS).all(|page| {
-                    let position = (page * self.page_tokens) as u64;
-                    let payload = self.payload(&keys[page], Kind::Page, parent_of(page), position);
-                    let is_there = payload.is_some();
-                    *slots[page].lock().unwrap_or_else(PoisonError::into_inner) = payload;
-                    is_there
-                })
-            };
-            let readers: Vec<_> =
-                (1..READERS.min(keys.len())).map(|first| scope.spawn(move || read_some(first))).collect();
-            let first = read_some(0);
-            readers.into_iter().fold(first, |whole, reader| reader.join().unwrap_or(false) && whole)
-        });
-        let position = (found.pages * self.page_tokens) as u64;
-        let parent = chain.parent_of(found.pages);
-        let tail = if is_whole { self.payload(&found.snapshot, Kind::Snapshot, parent, position) } else { None };
-        let pages: Option<Vec<Vec<u8>>> =
-            slots.into_iter().map(|slot| slot.into_inner().unwrap_or_else(PoisonError::into_inner)).collect();
-        let (Some(pages), Some(tail)) = (pages, tail) else {
-            self.store.lock_stats().damaged += 1;
-            return None;
-        };
-        let bytes: usize = pages.iter().map(Vec::len).sum::<usize>() + tail.len();
-        let mut stats = self.store.lock_stats();
-        stats.loaded_bytes += bytes as u64;
-        stats.loads += 1;
-        drop(stats);
-        if let Some(writer) = &self.store.0.writer {
-            writer.touch(found.snapshot);
-        }
-        Some(Loaded { tokens: found.tokens, pages, tail })
-    }
-
-    /// Finds and reads; what turns out to be damaged makes way for something shorter.
-    pub fn restore(&self, chain: &Chain, tokens: &[u32], beyond: usize) -> Option<Loaded> {
-        for _ in 0..TRIES {
-            let found = self.find(chain, tokens, beyond)?;
-            if let Some(loaded) = self.load(chain, &found) {
-                return Some(loaded);
-            }
-            // The writer takes out what is damaged; a reader would find the same again.
-            self.store.0.writer.as_ref()?.flush();
-        }
-        None
-    }
-
-    /// Reads and checks one file.
-    fn payload(&self, key: &ChainKey, kind: Kind, parent: ChainKey, position: u64) -> Option<Vec<u8>> {
-        let files = &self.store.0.files;
-        match files.read(key, kind) {
-            Ok((header, payload))
-                if header.root == self.root && header.parent == parent && header.position == position =>
-            {
-                Some(payload)
-            }
-            Ok(_) => self.give_up(key, kind, &RecordError::Foreign),
-            // Evicted since it was found, by this process or another.
-            Err(RecordError::Io(error)) if error.kind() == ErrorKind::NotFound => {
-                self.forget(key, kind);
-                None
-            }
-            Err(error) => self.give_up(key, kind, &error),
-        }
-    }
-
-    fn give_up(&self, key: &ChainKey, kind: Kind, error: &RecordError) -> Option<Vec<u8>> {
-        let path = self.store.0.files.path(key, kind);
-        self.store
-            .warn(format!("the KV cache ignores {}: {error}; what depends on it is computed again", path.display()));
-        self.forget(key, kind);
-        None
-    }
-
-    fn forget(&self, key: &ChainKey, kind: Kind) {
-        if let Some(writer) = &self.store.0.writer {
-            writer.forget(*key, kind);
-        }
-    }
-
-    /// How many pages at the beginning of `chain` are stored or about to be; 0 for a reader.
-    pub fn stored_pages(&self, chain: &Chain) -> usize {
-        self.store.0.writer.as_ref().map_or(0, |writer| writer.known_pages(chain.keys()))
-    }
-
-    /// Whether the snapshot with this key is stored or about to be.
-    pub fn has_snapshot(&self, key: &ChainKey) -> bool {
-        self.store.0.writer.as_ref().is_some_and(|writer| writer.knows(key))
-    }
-
-    /// Whether anything can be saved at all.
-    pub fn is_writable(&self) -> bool {
-        self.store.0.writer.is_some()
-    }
-
-    /// Gives something to the writer. False if it has too much to do; nothing is written then.
-    pub fn save(&self, save: Save) -> bool {
-        self.store.0.writer.as_ref().is_some_and(|writer| writer.save(self.root, self.page_tokens, save))
+        f.debug_struct("KvStore").field("folder", &self.0.files.folder).field("access", &self.access()).finish()
     }
 }
 
 impl Files {
+    fn index_path(&self) -> PathBuf {
+        self.folder.join("index.sqlite")
+    }
+
+    /// Brings the folder in order and starts the thread that writes. The lock is held.
+    fn start_writer(
+        &self,
+        budget: u64,
+        queue_bytes: usize,
+        stats: &Arc<Mutex<StoreStats>>,
+    ) -> Result<WriteBehind, StoreError> {
+        let mut index = self.open_index(&self.index_path())?;
+        let known = recover(self.storage.as_ref(), &self.pages, &mut index, now(), &self.warn);
+        let known = known.map_err(|error| self.index(error))?;
+        let core = Core::new(self.clone(), index, budget, known, Arc::clone(stats));
+        let core = core.map_err(|error| self.index(error))?;
+        WriteBehind::start(core, queue_bytes).map_err(|error| self.io("write", &self.folder, error))
+    }
+
     /// Makes the folders and takes the lock if it is free.
     fn prepare_and_lock(&self) -> Result<Lock, StoreError> {
         // The index lies on the real file system whatever `storage` is.
@@ -428,9 +325,13 @@ impl Files {
         self.pages.join(file_name(key, kind == Kind::Page))
     }
 
-    pub(crate) fn read(&self, key: &ChainKey, kind: Kind) -> Result<(Header, Vec<u8>), RecordError> {
-        let (len, mut file) = self.storage.open(&self.path(key, kind))?;
-        let (header, payload) = read(file.as_mut(), len)?;
+    /// Reads a file, and checks that it is what its name says.
+    pub(crate) fn read(&self, key: &ChainKey, kind: Kind) -> Result<(Header, Bytes), RecordError> {
+        let bytes = match self.storage.read(&self.path(key, kind), longest_file()) {
+            Err(error) if error.kind() == ErrorKind::InvalidData => return Err(RecordError::Shape),
+            bytes => bytes?,
+        };
+        let (header, payload) = read(&bytes)?;
         if header.kind != kind || header.key() != *key {
             return Err(RecordError::Foreign);
         }

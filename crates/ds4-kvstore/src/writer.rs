@@ -8,6 +8,7 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, mpsc};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
+use bytes::Bytes;
 use rusqlite::OptionalExtension;
 
 use crate::index::{Id, Index, NewSnapshot, Removed};
@@ -15,9 +16,6 @@ use crate::key::ChainKey;
 use crate::record::{Header, Kind};
 use crate::stats::StoreStats;
 use crate::store::{Files, disk_bytes, file_name, now};
-
-/// A page's payload, shared with whoever computes on.
-pub type PageBytes = Arc<Vec<u8>>;
 
 /// Pages that are made durable together: enough to let the disk work, few enough to lose little.
 const BATCH: usize = 64;
@@ -37,10 +35,10 @@ pub struct Save {
     pub parent: ChainKey,
     /// Tokens from the first page on: those of all pages, then the snapshot's.
     pub tokens: Vec<u32>,
-    /// Payloads of the pages.
-    pub pages: Vec<PageBytes>,
+    /// Payloads of the pages, shared with whoever computes on.
+    pub pages: Vec<Bytes>,
     /// Payload of the snapshot, if there is one.
-    pub snapshot: Option<Vec<u8>>,
+    pub snapshot: Option<Bytes>,
     /// Whose it is, for lists.
     pub session: Option<String>,
 }
@@ -48,7 +46,7 @@ pub struct Save {
 impl Save {
     fn bytes(&self) -> usize {
         let pages: usize = self.pages.iter().map(|page| page.len()).sum();
-        pages + self.snapshot.as_ref().map_or(0, Vec::len) + self.tokens.len() * 4
+        pages + self.snapshot.as_ref().map_or(0, Bytes::len) + self.tokens.len() * 4
     }
 }
 
@@ -406,12 +404,12 @@ impl Core {
         let mut new_files = Vec::new();
         for page in from..to {
             if self.index.page(&keyed.pages[page])?.is_none() {
-                new_files.push((keyed.header(page), keyed.save.pages[page].as_slice()));
+                new_files.push((keyed.header(page), &keyed.save.pages[page][..]));
             }
         }
         let snapshot = match (&keyed.save.snapshot, &keyed.snapshot, is_end) {
             (Some(tail), Some(key), true) if self.index.snapshot(key)?.is_none() => {
-                new_files.push((keyed.snapshot_header(), tail.as_slice()));
+                new_files.push((keyed.snapshot_header(), &tail[..]));
                 true
             }
             _ => false,
@@ -595,6 +593,15 @@ impl Core {
             self.index.connection.prepare_cached(sql)?.query_row((space, key), |row| row.get(0)).optional()?;
         self.fact_bytes -= freed.unwrap_or(0);
         Ok(())
+    }
+
+    /// Removes all facts, and their bytes from the index's file: they hold what was said.
+    pub(crate) fn remove_facts(&mut self) -> rusqlite::Result<()> {
+        self.index.connection.execute("DELETE FROM facts", [])?;
+        self.fact_bytes = 0;
+        self.index.connection.execute_batch("VACUUM")?;
+        // A reader of another process may be in the middle of it; the next checkpoint does it then.
+        self.index.connection.query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |_| Ok(()))
     }
 
     /// A save came to nothing, or stopped half-way: what is not in the index is not known.

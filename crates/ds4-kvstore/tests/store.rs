@@ -5,6 +5,8 @@ mod support;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::thread;
+use std::time::{Duration, Instant};
 
 use ds4_kvstore::{Access, KvStore, Prune, StoreError, StoreOptions};
 use proptest::prelude::*;
@@ -12,6 +14,8 @@ use support::power::PowerDisk;
 use support::{PAGE, Warnings, chain, identity, prefixes, restored, run, save};
 
 const ROOMY: u64 = 1 << 30;
+/// Longer than anything here takes.
+const HANG: Duration = Duration::from_secs(120);
 
 fn open(folder: &Path) -> KvStore {
     KvStore::open(StoreOptions::new(folder, ROOMY)).expect("a usable folder")
@@ -325,8 +329,52 @@ fn a_second_process_reads_and_is_told_who_writes() {
     assert_eq!(restored(&of_reader, &continued(&run(1, 24))), 24);
     writer.prune(Prune { to_bytes: Some(0), ..Prune::default() }).expect("the writer");
     assert_eq!(restored(&of_reader, &continued(&run(1, 24))), 0);
-    drop(writer);
+    drop((writer, of_reader, reader));
     assert_eq!(open(folder.path()).access(), Access::Writer, "the lock goes with its holder");
+}
+
+#[test]
+fn a_reader_writes_once_the_writer_has_ended() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let warnings = Warnings::default();
+    let writer = open(folder.path());
+    assert!(save(&prefixes(&writer), &run(1, 20)));
+    let options = StoreOptions { succession: Duration::from_millis(5), ..StoreOptions::new(folder.path(), ROOMY) };
+    let reader = KvStore::open(warnings.options(options)).expect("a usable folder");
+    let of_reader = prefixes(&reader);
+    assert!(!of_reader.is_writable() && !save(&of_reader, &run(500, 20)));
+    drop(writer);
+    let begin = Instant::now();
+    while !of_reader.is_writable() {
+        assert!(begin.elapsed() < HANG, "it never became the writer");
+        thread::sleep(Duration::from_millis(5));
+    }
+    assert!(save(&of_reader, &run(500, 20)), "what was refused before");
+    reader.flush();
+    assert_eq!(reader.access(), Access::Writer);
+    assert_eq!(restored(&of_reader, &continued(&run(500, 20))), 20);
+    assert_eq!(restored(&of_reader, &continued(&run(1, 20))), 20, "what the other wrote is still there");
+    assert!(reader.entries().expect("an index").iter().all(|entry| entry.model == "test model"));
+    assert!(warnings.take().iter().any(|sentence| sentence.contains("this one writes it now")));
+    assert!(matches!(open(folder.path()).access(), Access::Reader { .. }), "there is still only one");
+}
+
+#[test]
+fn pruning_everything_leaves_no_word_of_what_was_said() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let store = open(folder.path());
+    store.put_fact(ds4_kvstore::TITLES, b"s", b"a title of a secret kind");
+    assert!(save(&prefixes(&store), &run(1, 20)));
+    store.flush();
+    assert_eq!(store.entries().expect("an index")[0].title.as_deref(), Some("a title of a secret kind"));
+    store.prune(Prune { to_bytes: Some(0), facts: true, ..Prune::default() }).expect("the writer");
+    assert_eq!(store.fact(ds4_kvstore::TITLES, b"s"), None);
+    drop(store);
+    for entry in fs::read_dir(folder.path()).expect("a folder") {
+        let path = entry.expect("an entry").path();
+        let bytes = if path.is_file() { fs::read(&path).expect("a file") } else { Vec::new() };
+        assert!(!bytes.windows(6).any(|part| part == b"secret"), "{}", path.display());
+    }
 }
 
 #[test]

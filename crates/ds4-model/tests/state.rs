@@ -58,11 +58,11 @@ fn parts_make_the_same_state_again() {
         assert!(again.to_bytes(identity) == sequence.to_bytes(identity), "{len} tokens");
         Sequence::from_parts(sequence.layout(), len + 128, parts.clone()).expect_err("a page too few");
         let mut cut = parts.clone();
-        cut.rest.pop();
+        cut.rest.truncate(cut.rest.len() - 1);
         Sequence::from_parts(sequence.layout(), len, cut).expect_err("cut off");
         if full > 0 {
             let mut cut = parts;
-            cut.pages[0] = Arc::default();
+            cut.pages[0] = Default::default();
             Sequence::from_parts(sequence.layout(), len, cut).expect_err("an empty page");
         }
     }

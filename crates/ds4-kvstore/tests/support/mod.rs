@@ -48,8 +48,8 @@ pub fn save(prefixes: &Prefixes, tokens: &[u32]) -> bool {
         first_page,
         parent: chain.parent_of(first_page),
         tokens: tokens[first_page * PAGE..].to_vec(),
-        pages: (first_page..chain.keys().len()).map(|number| Arc::new(page(tokens, number))).collect(),
-        snapshot: Some(tail(tokens)),
+        pages: (first_page..chain.keys().len()).map(|number| page(tokens, number).into()).collect(),
+        snapshot: Some(tail(tokens).into()),
         session: Some("s".to_owned()),
     };
     prefixes.save(save)

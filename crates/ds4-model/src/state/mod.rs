@@ -10,6 +10,7 @@
 //! The bytes of a state depend on the tokens alone, not on how they were cut into batches.
 
 mod layout;
+mod page;
 mod parts;
 mod row_format;
 mod serial;
@@ -17,6 +18,7 @@ mod serial;
 use std::sync::Arc;
 
 use crate::conformance::relative_rms;
+use page::Page;
 
 pub use layout::StateLayout;
 pub use parts::StateParts;
@@ -77,7 +79,7 @@ pub struct Sequence {
     len: usize,
     rings: Vec<u8>,
     frontiers: Vec<f32>,
-    pages: Vec<Arc<Vec<u8>>>,
+    pages: Vec<Page>,
 }
 
 impl SequenceState for Sequence {
@@ -102,14 +104,14 @@ impl SequenceState for Sequence {
     }
 
     fn page_use(&self, index: usize) -> Option<PageUse> {
-        self.pages.get(index).map(|page| PageUse { id: Arc::as_ptr(page).addr(), bytes: page.len() })
+        self.pages.get(index).map(|page| PageUse { id: page.as_ptr().addr(), bytes: page.len() })
     }
 
     fn share_pages(&mut self, other: &Self, pages: usize) {
         let full = (self.len.min(other.len) / self.layout.page_tokens).min(pages);
         for (mine, theirs) in self.pages.iter_mut().zip(&other.pages).take(full) {
             debug_assert!(mine == theirs, "pages of the same tokens are equal");
-            *mine = Arc::clone(theirs);
+            *mine = theirs.clone();
         }
     }
 }
@@ -192,11 +194,11 @@ impl Sequence {
         (row / rows_per_page, base + row % rows_per_page * bytes)
     }
 
-    fn page_mut(&mut self, page: usize) -> &mut Vec<u8> {
+    fn page_mut(&mut self, page: usize) -> &mut [u8] {
         while self.pages.len() <= page {
-            self.pages.push(Arc::new(vec![0; self.layout.page_bytes]));
+            self.pages.push(Page::new(self.layout.page_bytes));
         }
-        Arc::make_mut(&mut self.pages[page])
+        self.pages[page].make_mut()
     }
 
     /// A compressor's frontier, as it lies in memory; empty where the layer has no such compressor.

@@ -5,6 +5,9 @@
 use std::ops::Range;
 use std::sync::Arc;
 
+use bytes::Bytes;
+
+use super::page::Page;
 use crate::ModelError;
 use crate::state::{Sequence, StateLayout};
 
@@ -12,9 +15,9 @@ use crate::state::{Sequence, StateLayout};
 #[derive(Clone, Debug, PartialEq)]
 pub struct StateParts {
     /// Full pages, each [`StateLayout::page_bytes`] long.
-    pub pages: Vec<Arc<Vec<u8>>>,
+    pub pages: Vec<Bytes>,
     /// Everything that is not in full pages.
-    pub rest: Vec<u8>,
+    pub rest: Bytes,
 }
 
 impl Sequence {
@@ -26,7 +29,7 @@ impl Sequence {
         let layout = &self.layout;
         let full = self.len / layout.page_tokens;
         assert!(pages.end <= full, "page {} of {full} full ones", pages.end);
-        let page = |number: usize| self.pages.get(number).map_or_else(Arc::default, Arc::clone);
+        let page = |number: usize| self.pages.get(number).map_or_else(Bytes::new, Page::to_shared);
         let begun = self.pages.get(full);
         let size = layout.ring_bytes + layout.frontier_len * 4 + begun.map_or(0, |page| page.len());
         let mut rest = Vec::with_capacity(size);
@@ -35,7 +38,7 @@ impl Sequence {
         if let Some(begun) = begun {
             rest.extend_from_slice(begun);
         }
-        StateParts { pages: pages.map(page).collect(), rest }
+        StateParts { pages: pages.map(page).collect(), rest: rest.into() }
     }
 
     /// The state of `len` tokens that these parts are: all its full pages, and the rest.
@@ -43,7 +46,7 @@ impl Sequence {
     /// # Errors
     /// [`ModelError::State`] when the sizes are not those of this layout and length.
     pub fn from_parts(layout: &Arc<StateLayout>, len: usize, parts: StateParts) -> Result<Self, ModelError> {
-        let StateParts { mut pages, rest } = parts;
+        let StateParts { pages, rest } = parts;
         let full = len / layout.page_tokens;
         let begun = layout.pages_for(len).saturating_sub(full);
         let fixed = layout.ring_bytes + layout.frontier_len * 4;
@@ -54,13 +57,14 @@ impl Sequence {
         if !fits {
             return Err(ModelError::State("its parts do not have the sizes of its length in tokens".to_owned()));
         }
-        if page_bytes == 0 {
-            pages.clear();
-        }
+        let mut pages: Vec<Page> = match page_bytes {
+            0 => Vec::new(),
+            _ => pages.into_iter().map(Page::Given).collect(),
+        };
         let (rings, rest) = rest.split_at(layout.ring_bytes);
         let (frontiers, begun_page) = rest.split_at(layout.frontier_len * 4);
         if !begun_page.is_empty() {
-            pages.push(Arc::new(begun_page.to_vec()));
+            pages.push(Page::Computed(Arc::new(begun_page.to_vec())));
         }
         Ok(Self {
             layout: Arc::clone(layout),

@@ -7,6 +7,7 @@ use std::sync::Arc;
 
 use xxhash_rust::xxh3::xxh3_64;
 
+use super::page::Page;
 use crate::ModelError;
 use crate::state::{Sequence, StateLayout};
 
@@ -70,7 +71,7 @@ impl Sequence {
         let (frontiers, pages) = rest.split_at(layout.frontier_len * 4);
         let pages = match layout.page_bytes {
             0 => Vec::new(),
-            n => pages.chunks_exact(n).map(|page| Arc::new(page.to_vec())).collect(),
+            n => pages.chunks_exact(n).map(|page| Page::Computed(Arc::new(page.to_vec()))).collect(),
         };
         Ok(Self {
             layout: Arc::clone(layout),

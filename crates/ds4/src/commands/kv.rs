@@ -67,10 +67,14 @@ fn list(store: &KvStore, all: bool, as_json: bool) -> anyhow::Result<Outcome> {
     }
     let mut text = String::new();
     if !entries.is_empty() {
-        let _ = writeln!(text, "{:12}  {:>9}  {:>6}  {:>5}  {:24}  session", "id", "tokens", "used", "hits", "model");
+        let _ = writeln!(
+            text,
+            "{:12}  {:>9}  {:>6}  {:>5}  {:24}  title or session",
+            "id", "tokens", "used", "hits", "model"
+        );
     }
     for entry in &entries {
-        let session = entry.session.as_deref().unwrap_or("");
+        let name = entry.title.as_deref().or(entry.session.as_deref()).unwrap_or("");
         let line = format!(
             "{:12}  {:>9}  {:>6}  {:>5}  {:24}  {}",
             entry.key.short(),
@@ -78,7 +82,7 @@ fn list(store: &KvStore, all: bool, as_json: bool) -> anyhow::Result<Outcome> {
             ago(entry.used),
             entry.hits,
             shortened(&entry.model, 24),
-            shortened(session, 36),
+            shortened(name, 36),
         );
         // What clients call their sessions is not ours to trust.
         let _ = writeln!(text, "{}", terminal::printable(line.trim_end()));
@@ -107,6 +111,7 @@ fn as_value(entry: &Entry) -> serde_json::Value {
         "used_ms": entry.used,
         "hits": entry.hits,
         "session": entry.session,
+        "title": entry.title,
         "is_end": entry.is_end,
     })
 }
@@ -171,7 +176,7 @@ fn prune(store: &KvStore, what: &PruneArgs) -> anyhow::Result<Outcome> {
     }
     let to_bytes = if what.all { Some(0) } else { what.to.map(|size| size.0) };
     let unused_since = what.unused.map(|days| now().saturating_sub(i64::from(days) * DAY));
-    let (_, after) = store.prune(Prune { to_bytes, unused_since, only_root: None })?;
+    let (_, after) = store.prune(Prune { to_bytes, unused_since, only_root: None, facts: what.all })?;
     print(&format!("{} removed, {} left\n", bytes(before.saturating_sub(after)), bytes(after)))
 }
 
