@@ -4,10 +4,11 @@
 //! count: forking copies nothing until one side is written. Rows lie as in the host's layout, except that each starts on a
 //! 16-byte boundary: E4M3 codes, then the rotary channels, then the scales' exponents.
 
+use std::ops::Range;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use ds4_model::rounding::KV_GROUP;
-use ds4_model::state::{Compressor, IndexRowFormat, KvRowFormat, PageUse, SequenceState};
+use ds4_model::state::{Compressor, IndexRowFormat, KvRowFormat, PageUse, SequenceState, StateParts};
 use ds4_model::{Config, ModelError, Sequence, StateLayout};
 
 use crate::device::{Device, DeviceError, Memory};
@@ -331,7 +332,26 @@ impl Sequences {
         Some((Arc::clone(sequence.slot.as_ref()?), sequence.pages.clone(), sequence.table.clone()))
     }
 
+    /// The whole state.
     pub fn export(&self, sequence: &CudaSequence) -> Result<Sequence, ModelError> {
+        let mut out = self.export_slot(sequence)?;
+        self.export_pages(sequence, 0..sequence.pages.len(), &mut out)?;
+        out.advance(sequence.len);
+        Ok(out)
+    }
+
+    /// Some full pages, and what is not in full pages. Only these are copied from the device.
+    pub fn export_parts(&self, sequence: &CudaSequence, pages: Range<usize>) -> Result<StateParts, ModelError> {
+        let mut out = self.export_slot(sequence)?;
+        let full = sequence.len / self.layout.host.page_tokens;
+        self.export_pages(sequence, pages.clone(), &mut out)?;
+        self.export_pages(sequence, full..full + 1, &mut out)?;
+        out.advance(sequence.len);
+        Ok(out.parts(pages))
+    }
+
+    /// Window rows and frontiers, in a state that counts no tokens yet.
+    fn export_slot(&self, sequence: &CudaSequence) -> Result<Sequence, ModelError> {
         let layout = &self.layout;
         let mut out = Sequence::new(Arc::clone(&layout.host));
         let Some(slot) = &sequence.slot else { return Ok(out) };
@@ -352,8 +372,15 @@ impl Sequences {
                 bytemuck::cast_slice_mut::<f32, u8>(values).copy_from_slice(&bytes[at..at + n]);
             }
         }
+        Ok(out)
+    }
+
+    /// The rows of these pages, as far as there are such.
+    fn export_pages(&self, sequence: &CudaSequence, pages: Range<usize>, out: &mut Sequence) -> Result<(), ModelError> {
+        let layout = &self.layout;
+        let stride = layout.format.kv_stride as usize;
         let mut page_bytes = vec![0u8; layout.page_bytes];
-        for (number, page) in sequence.pages.iter().enumerate() {
+        for (number, page) in sequence.pages.iter().enumerate().skip(pages.start).take(pages.len()) {
             self.device.read(page.address, &mut page_bytes)?;
             for (layer, place) in layout.layers.iter().enumerate() {
                 if place.ratio == 0 {
@@ -372,8 +399,7 @@ impl Sequences {
                 }
             }
         }
-        out.advance(sequence.len);
-        Ok(out)
+        Ok(())
     }
 
     pub fn import(&self, state: &Sequence) -> Result<CudaSequence, ModelError> {

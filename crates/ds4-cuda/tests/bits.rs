@@ -74,6 +74,13 @@ fn company_and_saved_states_do_not_change_bits() {
         }
         saved.extend(bits(&continue_logits(&mut backend, &mut sequence, part, 64)));
         let state = backend.export(&sequence).expect("a state");
+        for pages in [0..boundary / 128, boundary / 128..boundary / 128] {
+            let parts = backend.export_parts(&sequence, pages.clone()).expect("parts");
+            assert!(parts == state.parts(pages), "parts of the state at {boundary}");
+        }
+        let pages = (0..).map_while(|page| sequence.page_use(page)).count();
+        assert_eq!((sequence.page_count(), pages), (boundary.div_ceil(128), boundary.div_ceil(128)));
+        assert!(sequence.own_bytes() >= state.own_bytes());
         let bytes = state.to_bytes(identity);
         let restored = ds4_model::Sequence::from_bytes(state.layout(), identity, &bytes).expect("an intact state");
         sequence = backend.import(&restored).expect("an intact state");
@@ -110,8 +117,10 @@ fn a_fork_leaves_the_other_side_alone() {
     let mut first = backend.new_sequence();
     let mut found = bits(&continue_logits(&mut backend, &mut first, &tokens[..16], 16));
     let mut other = first.fork();
+    assert_eq!(first.page_use(0), other.page_use(0), "a fork shares pages");
     // Another continuation in the same page and slot.
     continue_logits(&mut backend, &mut other, &tokens[..10], 5);
+    assert_ne!(first.page_use(0), other.page_use(0), "a page that is written is its sequence's own");
     found.extend(bits(&continue_logits(&mut backend, &mut first, &tokens[16..], 16)));
     assert!(found == whole, "a fork's tokens changed the sequence it came from");
 }

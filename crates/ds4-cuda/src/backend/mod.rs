@@ -12,9 +12,11 @@ mod linear;
 mod workspace;
 
 use std::cell::RefCell;
+use std::ops::Range;
 use std::sync::Arc;
 
 use ds4_model::rope::Frequencies;
+use ds4_model::state::StateParts;
 use ds4_model::{Backend, Buffer, Compute, Config, Model, ModelError, Numerics, Rows, Sequence, StateLayout, Sublayer};
 
 use crate::cache::{CacheLayout, CudaSequence, Sequences};
@@ -158,6 +160,11 @@ impl Backend for CudaBackend {
     fn export(&self, sequence: &CudaSequence) -> Result<Sequence, ModelError> {
         self.executor.borrow_mut().flush()?;
         self.sequences.export(sequence)
+    }
+
+    fn export_parts(&self, sequence: &CudaSequence, pages: Range<usize>) -> Result<StateParts, ModelError> {
+        self.executor.borrow_mut().flush()?;
+        self.sequences.export_parts(sequence, pages)
     }
 
     fn import(&self, state: &Sequence) -> Result<CudaSequence, ModelError> {
