@@ -6,6 +6,7 @@ use ds4_model::ModelError;
 
 use crate::StopError;
 use crate::disk::DiskError;
+use crate::request::{MAX_WEIGHT, MIN_WEIGHT};
 use crate::sampling::{ParamsError, SampleError};
 
 /// Why the engine did not start, or did not accept a request.
@@ -74,6 +75,13 @@ pub enum EngineError {
         snapshot: usize,
         /// Tokens of the prompt.
         prompt: usize,
+    },
+
+    /// A session's weight out of range.
+    #[error("a session's weight is {weight}; it must be from {MIN_WEIGHT} to {MAX_WEIGHT}")]
+    Weight {
+        /// The weight.
+        weight: f64,
     },
 
     /// An answer of no tokens.

@@ -29,6 +29,7 @@ pub(crate) struct Job {
     text: TextStream,
     priority: i32,
     session: Option<Arc<str>>,
+    weight: f64,
     deadline: Option<Instant>,
     cancel: CancelHandle,
     sink: Box<dyn EventSink>,
@@ -73,6 +74,7 @@ impl Job {
             text: TextStream::new(tokenizer, admission.stops),
             priority: request.priority,
             session: request.session.map(Arc::from),
+            weight: request.weight,
             deadline: request.deadline,
             cancel: admission.cancel,
             sink: admission.sink,
@@ -92,6 +94,11 @@ impl Job {
     /// Whose it is.
     pub(crate) fn session(&self) -> Option<&Arc<str>> {
         self.session.as_ref()
+    }
+
+    /// What its session gets beside others.
+    pub(crate) fn weight(&self) -> f64 {
+        self.weight
     }
 
     /// How long it has been waiting or running.

@@ -51,6 +51,6 @@ pub use error::{EngineError, GenerationError};
 pub use event::{Disconnected, Event, EventSink, FinishReason, Finished, Prefill, Started, Timings, Token, Usage};
 pub use generation::{CancelHandle, Generation};
 pub use options::EngineOptions;
-pub use request::Request;
+pub use request::{MAX_WEIGHT, MIN_WEIGHT, Request};
 pub use stats::KvStats;
 pub use stop::{MAX_STOP_BYTES, MAX_STOP_SEQUENCES, StopError, StopMatcher};

@@ -5,6 +5,11 @@ use std::time::Instant;
 use crate::sampling::{Guide, SamplingParams};
 use crate::{EngineError, StopMatcher};
 
+/// Least weight of a session.
+pub const MIN_WEIGHT: f64 = 0.01;
+/// Greatest weight of a session.
+pub const MAX_WEIGHT: f64 = 100.0;
+
 /// A prompt to continue, and how.
 pub struct Request {
     /// Token ids of the prompt, at least one.
@@ -29,6 +34,9 @@ pub struct Request {
     /// Names the conversation that the request is part of, if that is known. Nothing depends on it but who is served next and
     /// which states make way when memory runs out: prefixes are found without it, and are shared between sessions.
     pub session: Option<String>,
+    /// How much its session is to get beside others of the same priority, as a multiple of what a session gets that says
+    /// nothing. 1.
+    pub weight: f64,
     /// When the answer is no longer wanted.
     pub deadline: Option<Instant>,
     /// Follows the generation and constrains it.
@@ -48,6 +56,7 @@ impl Request {
             context: None,
             priority: 0,
             session: None,
+            weight: 1.0,
             deadline: None,
             guide: None,
         }
@@ -73,6 +82,9 @@ impl Request {
         if self.max_tokens == Some(0) {
             return Err(EngineError::NoTokens);
         }
+        if !(MIN_WEIGHT..=MAX_WEIGHT).contains(&self.weight) {
+            return Err(EngineError::Weight { weight: self.weight });
+        }
         self.sampling.validate(n_vocab)?;
         let matcher = StopMatcher::new(&self.stop_sequences)?;
         let room = context - prompt;
@@ -92,6 +104,7 @@ impl std::fmt::Debug for Request {
             .field("context", &self.context)
             .field("priority", &self.priority)
             .field("session", &self.session)
+            .field("weight", &self.weight)
             .field("deadline", &self.deadline)
             .field("guided", &self.guide.is_some())
             .finish()

@@ -9,6 +9,8 @@ use axum::extract::FromRequestParts;
 use axum::http::HeaderMap;
 use axum::http::request::Parts;
 
+use ds4_engine::{MAX_WEIGHT, MIN_WEIGHT};
+
 use crate::generation::GenerationRequest;
 
 /// Longest name that counts.
@@ -19,24 +21,33 @@ const LONGEST: usize = 256;
 const HEADERS: [&str; 4] = ["x-claude-code-session-id", "thread-id", "x-session-id", "session-id"];
 /// Names a sub-agent of the first of these.
 const AGENT: &str = "x-claude-code-agent-id";
+/// How much a session is to get beside others of the same priority: 2 is twice as much as usual.
+const WEIGHT: &str = "x-session-weight";
 
 /// The session that a request's headers name.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Session(Option<String>);
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Session {
+    name: Option<String>,
+    /// From [`WEIGHT`], if it is one.
+    weight: Option<f64>,
+}
 
 impl Session {
     fn of(headers: &HeaderMap) -> Self {
         let header = |name: &str| headers.get(name).and_then(|value| value.to_str().ok()).and_then(session_name);
-        let Some(session) = HEADERS.iter().find_map(|name| header(name)) else { return Self(None) };
-        match header(AGENT) {
-            Some(agent) => Self(session_name(&format!("{session}/{agent}"))),
-            None => Self(Some(session)),
-        }
+        let name = HEADERS.iter().find_map(|name| header(name)).and_then(|session| match header(AGENT) {
+            Some(agent) => session_name(&format!("{session}/{agent}")),
+            None => Some(session),
+        });
+        let is_weight = |weight: &f64| (MIN_WEIGHT..=MAX_WEIGHT).contains(weight);
+        let weight = headers.get(WEIGHT).and_then(|value| value.to_str().ok()?.trim().parse().ok()).filter(is_weight);
+        Self { name, weight }
     }
 
     /// The request as part of this session; without one, of the session that its body names.
     pub fn with(self, request: GenerationRequest) -> GenerationRequest {
-        GenerationRequest { session: self.0.or(request.session), ..request }
+        let weight = self.weight.unwrap_or(request.weight);
+        GenerationRequest { session: self.name.or(request.session), weight, ..request }
     }
 }
 
@@ -60,12 +71,25 @@ mod tests {
 
     use super::*;
 
-    fn of(pairs: &[(&'static str, &str)]) -> Option<String> {
+    fn session(pairs: &[(&'static str, &str)]) -> Session {
         let mut headers = HeaderMap::new();
         for (name, value) in pairs {
             headers.insert(*name, HeaderValue::from_str(value).expect("a header"));
         }
-        Session::of(&headers).0
+        Session::of(&headers)
+    }
+
+    fn of(pairs: &[(&'static str, &str)]) -> Option<String> {
+        session(pairs).name
+    }
+
+    #[test]
+    fn a_weight_is_a_number_within_bounds() {
+        let weight = |text| session(&[("x-session-weight", text)]).weight;
+        assert_eq!((weight("2"), weight(" 0.25 "), weight("100")), (Some(2.0), Some(0.25), Some(100.0)));
+        for text in ["", "0", "-1", "101", "NaN", "inf", "much"] {
+            assert_eq!(weight(text), None, "{text}");
+        }
     }
 
     #[test]

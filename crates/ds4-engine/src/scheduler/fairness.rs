@@ -1,7 +1,7 @@
 //! Which of the waiting requests is next.
 //!
 //! A higher priority goes first. Of the same priority, the session that was served least: each session has a counter of the rows
-//! that were computed for it, and a session that was idle does not come back with an advantage. Requests without a session
+//! that were computed for it, divided by its weight, and a session that was idle does not come back with an advantage. Requests without a session
 //! count as new ones. Nobody is passed over for long: what has waited for [`PATIENCE`] goes by the time it came.
 
 use std::collections::HashMap;
@@ -24,11 +24,11 @@ pub(super) struct Fairness {
 }
 
 impl Fairness {
-    /// Rows were computed for a session.
-    pub(super) fn serve(&mut self, session: Option<&Arc<str>>, prefill: usize, decoded: usize) {
+    /// Rows were computed for a session of this weight.
+    pub(super) fn serve(&mut self, session: Option<&Arc<str>>, weight: f64, prefill: usize, decoded: usize) {
         if let Some(session) = session {
             let rows = prefill as f64 + DECODED * decoded as f64;
-            *self.served.entry(Arc::clone(session)).or_insert(0.0) += rows;
+            *self.served.entry(Arc::clone(session)).or_insert(0.0) += rows / weight;
         }
     }
 
@@ -93,5 +93,21 @@ impl Fairness {
             }
         }
         None
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_session_of_twice_the_weight_gets_twice_as_much_for_the_same() {
+        let (heavy, usual): (Arc<str>, Arc<str>) = ("heavy".into(), "usual".into());
+        let mut fairness = Fairness::default();
+        fairness.serve(Some(&heavy), 2.0, 100, 10);
+        fairness.serve(Some(&usual), 1.0, 50, 5);
+        assert_eq!(fairness.served[&heavy], fairness.served[&usual]);
+        fairness.serve(None, 1.0, 1000, 0);
+        assert_eq!(fairness.served.len(), 2, "requests without a session are on nobody's account");
     }
 }

@@ -266,7 +266,7 @@ impl<B: Backend> Scheduler<'_, B> {
         };
         for (slot, &share) in self.slots.iter().zip(&shares) {
             let decoded = usize::from(share == 1 && slot.sequence.len() > slot.job.prompt_tokens());
-            self.fairness.serve(slot.job.session(), share - decoded, decoded);
+            self.fairness.serve(slot.job.session(), slot.job.weight(), share - decoded, decoded);
         }
         // From the last to the first, so that the numbers of the others stay.
         for index in (0..outcomes.len()).rev() {

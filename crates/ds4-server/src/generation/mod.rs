@@ -14,6 +14,7 @@ mod guide;
 mod prepare;
 mod request;
 mod stream;
+mod titles;
 mod turn_text;
 
 pub use event::{Delta, Finish, FinishReason, GenerationEvent, ScoredToken, TokenLogprob, Usage};

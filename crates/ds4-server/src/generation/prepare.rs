@@ -9,6 +9,7 @@ use ds4_engine::{Request, StopMatcher};
 use super::constraint::Constraint;
 use super::guide::TurnGuide;
 use super::request::{ChatPrompt, GenerationRequest, PromptSource, default_max_tokens};
+use super::titles;
 use super::turn_text::{Place, TurnText};
 use crate::api::Api;
 use crate::error::ApiError;
@@ -67,6 +68,10 @@ pub(crate) fn prepare(state: &AppState, request: GenerationRequest) -> Result<Pr
         let field = if api == Api::Messages { "stop_sequences" } else { "stop" };
         ApiError::invalid(field, error.to_string())
     })?;
+    let title = match &request.prompt {
+        PromptSource::Chat(chat) => titles::of(&chat.conversation),
+        PromptSource::Raw(_) => None,
+    };
     let built = match request.prompt {
         PromptSource::Chat(chat) => chat_prompt(state, api, *chat)?,
         PromptSource::Raw(ids) => Built { ids, ..Built::default() },
@@ -85,7 +90,11 @@ pub(crate) fn prepare(state: &AppState, request: GenerationRequest) -> Result<Pr
     engine_request.sampling = sampling;
     engine_request.stop_tokens = tokenizer.special(Special::Eos).into_iter().collect();
     engine_request.snapshots = built.snapshots;
+    if let (Some(session), Some(title)) = (&request.session, &title) {
+        titles::note(state.config().store.as_ref(), session, title);
+    }
     engine_request.session = request.session;
+    engine_request.weight = request.weight;
     engine_request.guide = Some(Box::new(TurnGuide::new(tokenizer, text(), built.constraint)));
     Ok(Prepared {
         api,

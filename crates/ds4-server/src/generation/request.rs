@@ -26,12 +26,15 @@ pub struct GenerationRequest {
     pub stop: Vec<String>,
     /// The conversation that it is part of, if the client names it.
     pub session: Option<String>,
+    /// How much its session is to get beside others; 1 is usual.
+    pub weight: f64,
 }
 
 impl GenerationRequest {
     /// A request with default settings.
     pub fn new(api: Api, prompt: PromptSource) -> Self {
-        Self { api, prompt, sampling: ClientSampling::default(), max_tokens: None, stop: Vec::new(), session: None }
+        let sampling = ClientSampling::default();
+        Self { api, prompt, sampling, max_tokens: None, stop: Vec::new(), session: None, weight: 1.0 }
     }
 }
 
