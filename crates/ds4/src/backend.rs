@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use anyhow::Context;
+use ds4_chat::tokenizer::Tokenizer;
 use ds4_cpu::{CpuBackend, CpuOptions, Placement};
 use ds4_cuda::{CudaBackend, CudaDevice, CudaOptions, Device, Residency};
 use ds4_engine::{Engine, EngineError, EngineOptions};
@@ -63,6 +64,44 @@ impl AnyBackend {
             }
         }
     }
+
+    /// What it runs on, in words.
+    pub fn device(&self) -> String {
+        match self {
+            AnyBackend::Cpu(backend) => format!("CPU, {} threads, {}", backend.threads(), backend.isa()),
+            AnyBackend::Cuda(backend) => Device::name(&**backend.device()),
+            AnyBackend::Wgpu(backend) => {
+                let card = backend.adapter();
+                format!("{} ({}, {})", card.name, card.api, card.driver)
+            }
+            AnyBackend::Reference(_) => "reference, 1 thread".to_owned(),
+        }
+    }
+
+    /// Gives it to an engine, whose states are kept in memory, and in `store` if there is one.
+    ///
+    /// # Errors
+    /// An option that is out of range, such as `--ctx` or `--kv-ram`.
+    pub fn into_engine(
+        self,
+        tokenizer: Arc<Tokenizer>,
+        options: EngineOptions,
+        store: Option<&KvStore>,
+    ) -> anyhow::Result<Engine> {
+        let engine = match self {
+            AnyBackend::Cpu(backend) => Engine::start_with_store(*backend, tokenizer, options, store),
+            AnyBackend::Cuda(backend) => Engine::start_with_store(*backend, tokenizer, options, store),
+            AnyBackend::Wgpu(backend) => Engine::start_with_store(*backend, tokenizer, options, store),
+            AnyBackend::Reference(backend) => Engine::start_with_store(*backend, tokenizer, options, store),
+        };
+        engine.map_err(|error| match error {
+            EngineError::Option { option: option @ ("ctx" | "kv_ram"), value, expected } => {
+                let option = option.replace('_', "-");
+                UsageError(format!("--{option} is {value}; it must be {expected}")).into()
+            }
+            error => error.into(),
+        })
+    }
 }
 
 /// Smallest file that is worth a card: below, starting one takes longer than what it saves.
@@ -105,18 +144,5 @@ pub fn start_engine(
     options: EngineOptions,
     store: Option<&KvStore>,
 ) -> anyhow::Result<Engine> {
-    let tokenizer = Arc::clone(&loaded.tokenizer);
-    let engine = match AnyBackend::open(Arc::clone(&loaded.model), args)? {
-        AnyBackend::Cpu(backend) => Engine::start_with_store(*backend, tokenizer, options, store),
-        AnyBackend::Cuda(backend) => Engine::start_with_store(*backend, tokenizer, options, store),
-        AnyBackend::Wgpu(backend) => Engine::start_with_store(*backend, tokenizer, options, store),
-        AnyBackend::Reference(backend) => Engine::start_with_store(*backend, tokenizer, options, store),
-    };
-    engine.map_err(|error| match error {
-        EngineError::Option { option: option @ ("ctx" | "kv_ram"), value, expected } => {
-            let option = option.replace('_', "-");
-            UsageError(format!("--{option} is {value}; it must be {expected}")).into()
-        }
-        error => error.into(),
-    })
+    AnyBackend::open(Arc::clone(&loaded.model), args)?.into_engine(Arc::clone(&loaded.tokenizer), options, store)
 }

@@ -9,6 +9,7 @@ use ds4_chat::render::Profile;
 use ds4_chat::tokenizer::{Tokenizer, TokenizerParts};
 use ds4_gguf::{Gguf, Value};
 use ds4_model::Model;
+use ds4_synth::Shape;
 
 use crate::args::ModelArgs;
 
@@ -121,6 +122,18 @@ pub fn tokenizer_of(gguf: &Gguf) -> anyhow::Result<Tokenizer> {
         model: metadata.str("tokenizer.ggml.model")?,
     };
     Tokenizer::from_parts(parts).with_context(|| format!("{}: the tokenizer in this file cannot be used", gguf.name()))
+}
+
+/// The tokenizer that models of a published shape have.
+///
+/// # Errors
+/// The one that is built in cannot be used.
+pub fn tokenizer_of_shape(shape: &Shape) -> anyhow::Result<Tokenizer> {
+    let official = Tokenizer::official()?;
+    match official.vocab_size() as u64 == shape.n_vocab {
+        true => Ok(official),
+        false => tokenizer_of(&ModelSource::Demo.open()?),
+    }
 }
 
 /// A tokenizer must not produce ids that the model has no row for.

@@ -12,6 +12,7 @@ Examples:
   ds4 bench -m FILE --ctx 2048,8192 --gen 64   how fast is this file at these contexts?
   ds4 bench --profile                          where does the time go?
   ds4 bench --scaling 1,2,4,8                  how many threads are worth using?
+  ds4 bench --sessions 1,2,4,8 --gen 64        what do sessions do to each other, what does the KV cache save?
   ds4 bench --json results.json                the same figures for a program
 
 The roofline is what the memory allows: a decoded token has to read every weight it uses and its cache rows
@@ -47,6 +48,20 @@ pub struct BenchArgs {
     #[arg(long, value_name = "N,…", value_delimiter = ',', conflicts_with = "threads",
           value_parser = clap::value_parser!(u16).range(1..=1024))]
     pub scaling: Vec<u16>,
+
+    /// Measure sessions that share an engine instead: so many decoding at once, one beside a long prompt, conversations
+    /// of --ctx tokens resumed from memory and from disk, and what writing states to disk costs
+    #[arg(long, value_name = "N,…", value_delimiter = ',', conflicts_with_all = ["scaling", "profile", "csv", "svg"],
+          value_parser = clap::value_parser!(u16).range(1..=256))]
+    pub sessions: Vec<u16>,
+
+    /// With --sessions: tokens of the long prompt, of which 90 seconds are measured at most
+    #[arg(long, value_name = "N", default_value_t = 32_768, value_parser = clap::value_parser!(u32).range(1..))]
+    pub long: u32,
+
+    /// With --sessions: a folder on the disk to measure [default: where the KV cache is]
+    #[arg(long, value_name = "DIR")]
+    pub kv_dir: Option<PathBuf>,
 
     /// Write JSON, to standard output in place of the table or to a file
     #[arg(long, value_name = "OUT", num_args = 0..=1, default_missing_value = "-")]

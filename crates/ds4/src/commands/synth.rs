@@ -2,14 +2,13 @@
 
 use std::io::{self, Write};
 
-use ds4_chat::tokenizer::Tokenizer;
 use ds4_gguf::AtomicFile;
 use ds4_synth::{Shape, SynthOptions, TokenizerArrays};
 
 use crate::args::SynthArgs;
 use crate::exit::Outcome;
 use crate::interrupt::Interrupt;
-use crate::model_source::{ModelSource, tokenizer_of};
+use crate::model_source::tokenizer_of_shape;
 use crate::terminal::{Progress, Unit};
 use crate::units;
 
@@ -38,12 +37,7 @@ pub fn execute(args: &SynthArgs) -> anyhow::Result<Outcome> {
 
 /// The vocabulary that models of the shape have.
 fn vocabulary(shape: &Shape) -> anyhow::Result<TokenizerArrays> {
-    let official = Tokenizer::official()?;
-    let tokenizer = match official.vocab_size() as u64 == shape.n_vocab {
-        true => official,
-        false => tokenizer_of(&ModelSource::Demo.open()?)?,
-    };
-    let arrays = tokenizer.to_arrays();
+    let arrays = tokenizer_of_shape(shape)?.to_arrays();
     Ok(TokenizerArrays { tokens: arrays.tokens, token_types: arrays.token_types, merges: arrays.merges })
 }
 

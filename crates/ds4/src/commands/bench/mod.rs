@@ -2,21 +2,25 @@
 
 mod measure;
 mod output;
+mod sessions;
 
 use std::path::Path;
 use std::sync::Arc;
 
 use anyhow::Context;
-use ds4_model::{Backend, Model};
+use ds4_kvstore::KvStore;
+use ds4_model::{Backend, Model, StateLayout};
 use ds4_synth::SynthOptions;
 
 use crate::args::{BackendArgs, BackendKind, BenchArgs};
 use crate::backend::AnyBackend;
 use crate::exit::{Outcome, UsageError};
 use crate::interrupt::Interrupt;
-use crate::model_source::ModelSource;
+use crate::kv_cache;
+use crate::model_source::{ModelSource, tokenizer_of, tokenizer_of_shape};
 
 use measure::{Plan, Report, Scaling};
+use sessions::{SessionsPlan, SessionsReport};
 
 /// Measures.
 ///
@@ -36,26 +40,27 @@ pub fn execute(args: &BenchArgs) -> anyhow::Result<Outcome> {
         ))
         .into());
     }
+    if !args.sessions.is_empty() {
+        return measure_sessions(args, &model, weights, contexts, &interrupt);
+    }
     let plan = Plan { contexts, generate: args.generate as usize, prefill_chunk: args.prefill_chunk as usize };
-    let run = |backend: &BackendArgs| match AnyBackend::open_with(Arc::clone(&model), backend, args.synthetic.alias)? {
-        AnyBackend::Cpu(mut backend) => {
-            let bandwidth = measure::bandwidth(backend.pool(), &model);
-            let device = format!("CPU, {} threads, {}", backend.threads(), backend.isa());
-            measure::measure(&mut *backend, device, Some(bandwidth), &plan, &interrupt)
-        }
-        AnyBackend::Cuda(mut backend) => {
-            let bandwidth = ds4_cuda::read_bandwidth(backend.device())?;
-            let device = ds4_cuda::Device::name(&**backend.device());
-            measure::measure(&mut *backend, device, bandwidth, &plan, &interrupt)
-        }
-        AnyBackend::Wgpu(mut backend) => {
-            let card = backend.adapter();
-            let device = format!("{} ({}, {})", card.name, card.api, card.driver);
-            let bandwidth = backend.read_bandwidth()?;
-            measure::measure(&mut *backend, device, Some(bandwidth), &plan, &interrupt)
-        }
-        AnyBackend::Reference(mut backend) => {
-            measure::measure(&mut *backend, "reference, 1 thread".to_owned(), None, &plan, &interrupt)
+    let run = |args_of: &BackendArgs| {
+        let backend = AnyBackend::open_with(Arc::clone(&model), args_of, args.synthetic.alias)?;
+        let device = backend.device();
+        match backend {
+            AnyBackend::Cpu(mut backend) => {
+                let bandwidth = measure::bandwidth(backend.pool(), &model);
+                measure::measure(&mut *backend, device, Some(bandwidth), &plan, &interrupt)
+            }
+            AnyBackend::Cuda(mut backend) => {
+                let bandwidth = ds4_cuda::read_bandwidth(backend.device())?;
+                measure::measure(&mut *backend, device, bandwidth, &plan, &interrupt)
+            }
+            AnyBackend::Wgpu(mut backend) => {
+                let bandwidth = backend.read_bandwidth()?;
+                measure::measure(&mut *backend, device, Some(bandwidth), &plan, &interrupt)
+            }
+            AnyBackend::Reference(mut backend) => measure::measure(&mut *backend, device, None, &plan, &interrupt),
         }
     };
     let mut last = None;
@@ -72,6 +77,60 @@ pub fn execute(args: &BenchArgs) -> anyhow::Result<Outcome> {
     }
     let Some(report) = last else { return Ok(Outcome::Interrupted) };
     write(args, &Report { weights, scaling, ..report })
+}
+
+/// Sessions that share an engine.
+fn measure_sessions(
+    args: &BenchArgs,
+    model: &Arc<Model>,
+    weights: String,
+    contexts: Vec<usize>,
+    interrupt: &Interrupt,
+) -> anyhow::Result<Outcome> {
+    let tokenizer = match &args.synthetic.synthetic {
+        Some(shape) => tokenizer_of_shape(shape)?,
+        None => tokenizer_of(model.gguf())?,
+    };
+    let tokenizer = Arc::new(tokenizer);
+    let config = model.config();
+    let mut numbers: Vec<usize> = args.sessions.iter().map(|&n| n.into()).collect();
+    numbers.sort_unstable();
+    numbers.dedup();
+    let folder = kv_cache::folder(args.kv_dir.as_deref())?;
+    let plan = SessionsPlan {
+        sessions: numbers,
+        generate: args.generate as usize,
+        // The prompt and the token that follows it.
+        long: (args.long as usize).min(config.context_length - 1),
+        contexts,
+        prefill_chunk: args.prefill_chunk as usize,
+        folder: &folder,
+    };
+    let open = || AnyBackend::open_with(Arc::clone(model), &args.backend, args.synthetic.alias);
+    let device = open()?.device();
+    let start = |options, store: Option<&KvStore>| open()?.into_engine(Arc::clone(&tokenizer), options, store);
+    let layout = StateLayout::new(config, args.backend.kv_precision);
+    let Some(figures) = sessions::measure(&start, &layout, config.n_vocab, &plan, interrupt)? else {
+        return Ok(Outcome::Interrupted);
+    };
+    let sessions::Figures { together, beside_prompt, resumed, writing } = figures;
+    let report = SessionsReport {
+        weights,
+        device,
+        compute: args.backend.compute.to_string(),
+        kv_precision: args.backend.kv_precision.to_string(),
+        together,
+        beside_prompt,
+        resumed,
+        writing,
+    };
+    if let Some(target) = &args.json {
+        put(target, &sessions::json(&report))?;
+    }
+    if args.json.as_deref() != Some(Path::new("-")) {
+        print(&sessions::table(&report))?;
+    }
+    Ok(Outcome::Done)
 }
 
 /// Speed on a small model: prefill of 128 tokens, then decoding; tokens per second. `None` after Ctrl-C.
