@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use clap::Args;
 
-use super::{BackendArgs, ModelArgs, ProfileArg, SamplingArgs, ShowThinking, ThinkArg};
+use super::{BackendArgs, KvCacheArgs, ModelArgs, ProfileArg, SamplingArgs, ShowThinking, ThinkArg};
 
 const ABOUT: &str = "Talk with the model";
 
@@ -72,6 +72,9 @@ pub struct ChatArgs {
     /// No closing lines, no notes
     #[arg(short = 'q', long)]
     pub quiet: bool,
+
+    #[command(flatten)]
+    pub kv: KvCacheArgs,
 
     #[command(flatten)]
     pub sampling: SamplingArgs,

@@ -1,5 +1,6 @@
 //! The commands, one module each.
 
+mod accounts;
 pub mod bench;
 pub mod chat;
 pub mod completions;

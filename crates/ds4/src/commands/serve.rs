@@ -12,6 +12,7 @@ use ds4_server::{AppState, Limits, ServerConfig, UnsupportedMedia};
 use sha2::{Digest, Sha256};
 use tokio::net::TcpListener;
 
+use super::accounts;
 use crate::args::{MediaArg, ServeArgs, ThinkArg};
 use crate::backend::start_engine;
 use crate::exit::{self, Outcome, UsageError};
@@ -64,7 +65,9 @@ pub fn execute(args: &ServeArgs) -> anyhow::Result<Outcome> {
         announce(&source, address, args);
     }
     drop(loaded);
+    let accounts = (!args.quiet).then(|| accounts::tell_from_time_to_time(engine.clone(), note));
     runtime.block_on(ds4_server::serve(state, listener, stop_signal()));
+    drop(accounts);
     engine.shut_down();
     if let Some(store) = store {
         // What the last answers left is on the disk before the process ends.

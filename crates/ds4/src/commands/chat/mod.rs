@@ -22,6 +22,7 @@ use crate::args::{ChatArgs, ThinkArg};
 use crate::backend::start_engine;
 use crate::exit::{self, Outcome, OutputClosed, UsageError};
 use crate::interrupt::Interrupt;
+use crate::kv_cache;
 use crate::model_source::{LoadedModel, ModelSource};
 use crate::terminal::{self, Stream, Waiting};
 use crate::units::counted;
@@ -49,8 +50,11 @@ pub fn execute(args: &ChatArgs) -> anyhow::Result<Outcome> {
     let waiting = Waiting::new(format!("opening {}", source.label()));
     let loaded = LoadedModel::open(&source)?;
     let ctx = args.ctx.map(|ctx| ctx as usize);
-    let options = EngineOptions { retain: RETAINED_STATES, ctx, ..EngineOptions::default() };
-    let engine = start_engine(&loaded, &args.backend, options, None)?;
+    let kv_ram = args.kv.kv_ram.map(|size| size.0);
+    let options = EngineOptions { retain: RETAINED_STATES, ctx, kv_ram, ..EngineOptions::default() };
+    // What was said before, here or through the server, need not be computed again.
+    let store = kv_cache::open(&args.kv, loaded.is_demo(), true)?;
+    let engine = start_engine(&loaded, &args.backend, options, store.as_ref())?;
     drop(waiting);
     // Not before: until here, Ctrl-C ends the program by itself.
     let interrupt = Interrupt::install_for_session()?;
@@ -72,11 +76,18 @@ pub fn execute(args: &ChatArgs) -> anyhow::Result<Outcome> {
         thinking: think.thinking(),
         keep_thinking: args.keep_thinking,
     };
-    let mut session = Session::new(args, engine, interrupt, settings, think);
+    let mut session = Session::new(args, engine.clone(), interrupt, settings, think);
     if let Some(path) = &args.resume {
         session.load(path)?;
     }
-    converse(&mut session, &mut input)
+    let outcome = converse(&mut session, &mut input);
+    drop(session);
+    engine.shut_down();
+    if let Some(store) = store {
+        // What the last answer left is on the disk before the process ends.
+        store.flush();
+    }
+    outcome
 }
 
 /// Reads and carries out lines until the end. A pipe's failed lines are told by the exit code, a person sees them.
