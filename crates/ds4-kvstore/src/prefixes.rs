@@ -11,8 +11,8 @@ use crate::record::{Kind, RecordError};
 use crate::store::KvStore;
 use crate::writer::Save;
 
-/// Threads that read the files of one prefix: more than cores and than a disk needs, since each computes a checksum between two files.
-const READERS: usize = 12;
+/// Threads that read the files of one prefix: more than cores, since most of them wait for the disk.
+const READERS: usize = 8;
 /// How often [`Prefixes::restore`] tries a shorter prefix after it met a damaged one.
 const TRIES: usize = 4;
 
