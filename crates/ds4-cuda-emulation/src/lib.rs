@@ -113,6 +113,11 @@ impl Device for EmulatedDevice {
         Ok(DeviceMemory { free: self.memory.saturating_sub(used), total: self.memory })
     }
 
+    fn multiprocessors(&self) -> u32 {
+        // Few enough that blocks of the tests' small models have several units each.
+        3
+    }
+
     fn shared_memory_limit(&self) -> usize {
         if self.seed.is_multiple_of(2) { 163 << 10 } else { 227 << 10 }
     }

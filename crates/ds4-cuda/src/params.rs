@@ -40,7 +40,7 @@ params! {
     HyperProject {
         streams: u64, output: u64, post: u64, comb: u64, project: u64, sums: u64, row_list: u64,
         n_embd: u32, outputs: u32, rows: u32, half_weights: u32, merge: u32, project_too: u32,
-        rows_per_block: u32, pad: u32,
+        rows_per_block: u32, slots: u32,
     }
     HyperFinish {
         streams: u64, sums: u64, base: u64, scale: u64, norm: u64, post: u64, comb: u64, row_list: u64, x: Rows,
@@ -52,6 +52,13 @@ params! {
         w: Weight, y: u64, y_stride: u32, unit_end: u32, x_rows: u32, group_rows: u32, scale: f32, pad: u32,
     }
     Products { products: [Product; MOST_PRODUCTS], x: Rows, count: u32, rows: u32 }
+    SmallProduct {
+        w: Weight, y: u64, unit_begin: u32, unit_end: u32, group_rows: u32, scale: f32, outcome: u32, segments: u32,
+        segment_blocks: u32, pad: u32,
+    }
+    SmallProducts {
+        products: [SmallProduct; MOST_PRODUCTS], x: Rows, out: Rows, units: u32, out_row: u32, limit: f32, halves: u32,
+    }
     QueryHeads {
         query: u64, hi: u64, lo: u64, index_query: u64, index_codes: u64, index_scales: u64, angles: u64,
         heads: u32, dim: u32, rope: u32, index_heads: u32, index_dim: u32, pairs: u32, kind: u32, exact: u32,
@@ -90,7 +97,7 @@ params! {
         n_expert: u32, y_stride: u32,
     }
     ExpertOne {
-        gate: Weight, up: Weight, shared_gate: Weight, shared_up: Weight, x: Rows, mid: Rows, ids: u64, weights: u64,
+        gate: Weight, up: Weight, x: Rows, mid: Rows, ids: u64, weights: u64,
         used: u32, limit: f32, halves: u32, pad: u32,
     }
     DownOne { routed: Weight, shared: Weight, x: Rows, ids: u64, y: u64, used: u32, pad: u32 }

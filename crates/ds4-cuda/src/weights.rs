@@ -44,7 +44,7 @@ impl Storage {
     }
 
     /// Bytes of codes, scales and extra values of one tile and block; nothing for types that stay row-major.
-    fn tile_bytes(self) -> Option<[usize; 3]> {
+    pub(crate) fn tile_bytes(self) -> Option<[usize; 3]> {
         match self {
             Self::F32 | Self::Bf16 => None,
             Self::F16 => Some([8192, 0, 0]),

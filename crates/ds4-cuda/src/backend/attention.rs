@@ -1,7 +1,7 @@
 //! Attention: projections, queries, the cache, the indexer's choice, softmax, output.
 
 use super::executor::{Executor, MOST_GRAPH_ROWS, chunk_keys, most_chunks};
-use super::linear::Linear;
+use super::linear::{Into, Linear, Outcome};
 use crate::device::{DeviceError, Memory};
 use crate::params;
 use crate::tensors::DeviceCompressor;
@@ -44,7 +44,7 @@ impl Executor {
             halves: u32::from(forms),
             pad: 0,
         };
-        self.launch("norm_quantize", [self.batch.rows as u32, 1, 1], 256, &norm)?;
+        self.launch("norm_quantize", [self.batch.rows as u32, 1, 1], 1024, &norm)?;
         work.latent.set_forms(forms, forms);
         let mut list = vec![Linear::new(tensors.q_b, work.query.address())];
         if let Some(indexer) = &tensors.indexer {
@@ -300,8 +300,18 @@ impl Executor {
             group_rows: config.o_rank,
             ..Linear::new(tensors.out_a, work.low.params.f)
         };
-        self.products(&work.attended, self.batch.rows, &[low])?;
-        work.low.changed();
+        if self.batch.rows == 1 && self.is_fast(&tensors.out_a) && self.is_fast(&tensors.out_b) {
+            let halves = Self::has_halves(&tensors.out_b);
+            let [integers, halves_in] = [!Self::has_halves(&tensors.out_a), Self::has_halves(&tensors.out_a)];
+            self.prepare(&work.attended, config.o_groups, integers, halves_in)?;
+            let into = Into { rows: work.low.params, row: 0, limit: 0.0, halves };
+            let low = Linear { outcome: Outcome::Forms, ..low };
+            self.one_products(work.attended.params, &[low], Some(into))?;
+            work.low.set_forms(true, halves);
+        } else {
+            self.products(&work.attended, self.batch.rows, &[low])?;
+            work.low.changed();
+        }
         self.products(&work.low, self.batch.rows, &[Linear::new(tensors.out_b, work.output.address())])
     }
 }

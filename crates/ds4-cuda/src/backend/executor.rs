@@ -6,6 +6,7 @@ use std::sync::Arc;
 use bytemuck::Zeroable;
 use ds4_model::{Buffer, KvPrecision, Model, Numerics, Rows, Sublayer};
 
+use super::hyper::Merged;
 use super::linear::WIDE_MEMORY;
 use super::workspace::{HeadSpace, Scratch, Workspace};
 use super::{Needs, is_int8};
@@ -265,13 +266,14 @@ impl Executor {
     }
 
     fn run_all(&mut self, steps: &[Step]) -> Result<(), DeviceError> {
-        let mut merged = false;
+        // What the last sublayer left, and whether it is to be merged by the next mixing.
+        let (mut output, mut merged) = (Merged::Output, Merged::Nothing);
         for (i, &step) in steps.iter().enumerate() {
             match step {
                 Step::Embed => self.embed()?,
                 Step::HyperMix(layer, sublayer) => {
                     self.hyper_mix(layer, sublayer, merged)?;
-                    merged = false;
+                    merged = Merged::Nothing;
                 }
                 Step::AttentionIn(layer) => {
                     self.layer = layer;
@@ -281,12 +283,20 @@ impl Executor {
                 Step::Append(layer) => self.append(layer)?,
                 Step::Select(layer) => self.select(layer)?,
                 Step::Attend(layer) => self.attend(layer)?,
-                Step::AttentionOut(layer) => self.attention_out(layer)?,
+                Step::AttentionOut(layer) => {
+                    self.attention_out(layer)?;
+                    output = Merged::Output;
+                }
                 // Merging and the next mixing read the same streams: one kernel where they follow each other.
-                Step::HyperMerge if matches!(steps.get(i + 1), Some(Step::HyperMix(..))) => merged = true,
-                Step::HyperMerge => self.hyper_merge()?,
-                Step::Route(layer) => self.route(layer)?,
-                Step::Experts(layer) => self.experts(layer)?,
+                Step::HyperMerge if matches!(steps.get(i + 1), Some(Step::HyperMix(..))) => merged = output,
+                Step::HyperMerge => self.hyper_merge(output)?,
+                // Where the experts follow their choice, what does not depend on it comes with it.
+                Step::Route(layer) => self.route(layer, steps.get(i + 1) == Some(&Step::Experts(layer)))?,
+                Step::Experts(layer) => {
+                    let shared_done = i > 0 && steps[i - 1] == Step::Route(layer);
+                    let in_parts = steps.get(i + 1) == Some(&Step::HyperMerge);
+                    output = self.experts(layer, shared_done, in_parts)?;
+                }
                 Step::Head => self.output_head()?,
             }
         }

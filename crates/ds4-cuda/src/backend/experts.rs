@@ -3,15 +3,14 @@
 use bytemuck::Zeroable;
 
 use super::executor::Executor;
+use super::hyper::Merged;
 use super::is_int8;
-use super::linear::{Linear, TILE_THREADS, WIDE_MEMORY};
+use super::linear::{Into, Linear, Outcome, STAGE, TILE_THREADS, WIDE_MEMORY};
 use crate::device::{DeviceError, Memory};
 use crate::params;
 use crate::tensors::DeviceLayer;
 use crate::weights::{DeviceWeight, Storage};
 
-/// Rows of the batch up to which weights are read once for eight columns of an expert.
-const FEW: usize = 64;
 /// Most slots of an item of the kernels for larger batches, and rows of a matrix that a block computes.
 const TILE_COLUMNS: usize = 64;
 const TILE_ROWS: u32 = 256;
@@ -80,13 +79,43 @@ const WIDE: [&str; 8] = [
     "expert_wide_mxfp4",
 ];
 
+/// Bytes of shared memory that the kernels for one row have beside their stages, at most: tables and sums.
+const ONE_TABLES: usize = 19 << 10;
+
+/// Bytes of a tile's block of a matrix.
+fn block_bytes(weight: &DeviceWeight) -> usize {
+    weight.storage.tile_bytes().unwrap_or_default().iter().sum()
+}
+
+/// Bytes of the stages of gate and up with one row: 16 warps have a block of both in each.
+fn one_gate_memory(weight: &DeviceWeight) -> usize {
+    let block = block_bytes(weight);
+    16 * 2 * block * if block > 1500 { 1 } else { 2 }
+}
+
+/// The same of down: eight warps have several stages, one for the shared expert; then the sums of a tile's segments, per slot.
+fn one_down_memory(weight: &DeviceWeight, slots: usize) -> usize {
+    let block = block_bytes(weight);
+    8 * (block * if block > 2000 { 3 } else { 6 } + STAGE) + slots * 8 * 16 * 4
+}
+
 impl Executor {
-    /// Expert choice and weights.
-    pub(super) fn route(&self, layer: usize) -> Result<(), DeviceError> {
+    /// Expert choice and weights; `with_shared`: the shared expert's gate and up, too, if [`has_one_row`](Self::has_one_row).
+    pub(super) fn route(&self, layer: usize, with_shared: bool) -> Result<(), DeviceError> {
         let config = self.model.config();
         let tensors = &self.tensors.layers[layer];
         let work = &self.work;
-        self.products(&work.input, self.batch.rows, &[Linear::new(tensors.router, work.router.address())])?;
+        let router = Linear::new(tensors.router, work.router.address());
+        if with_shared && self.has_one_row(layer) {
+            if self.is_fast(&tensors.router) {
+                self.shared_gate_up(layer, Some(router))?;
+            } else {
+                self.products(&work.input, self.batch.rows, &[router])?;
+                self.shared_gate_up(layer, None)?;
+            }
+        } else {
+            self.products(&work.input, self.batch.rows, &[router])?;
+        }
         let route = params::Route {
             scores: work.router.address(),
             bias: tensors.bias,
@@ -102,16 +131,51 @@ impl Executor {
         self.launch("route", [self.batch.rows as u32, 1, 1], 256, &route)
     }
 
-    /// Routed and shared experts.
-    pub(super) fn experts(&self, layer: usize) -> Result<(), DeviceError> {
+    /// Whether the experts run on the kernels for one row.
+    fn has_one_row(&self, layer: usize) -> bool {
+        let t = &self.tensors.layers[layer];
+        let most = one_gate_memory(&t.gate_exps).max(one_down_memory(&t.down_exps, self.slots())) + ONE_TABLES;
+        self.batch.rows == 1 && self.experts_are_fast(t) && most <= self.device.shared_memory_limit()
+    }
+
+    /// Gate, up and SwiGLU of the shared expert, and the router, which takes the same input.
+    fn shared_gate_up(&self, layer: usize, router: Option<Linear>) -> Result<(), DeviceError> {
+        let t = &self.tensors.layers[layer];
+        let work = &self.work;
+        let halves = [Some(t.gate_shexp), router.map(|r| r.weight)].iter().flatten().any(Self::has_halves);
+        self.prepare(&work.input, 1, true, halves)?;
+        let gate = Linear { outcome: Outcome::Gated, ..Linear::new(t.gate_shexp, 0) };
+        let list: Vec<Linear> = router.into_iter().chain([gate, Linear::new(t.up_shexp, 0)]).collect();
+        let into = Into {
+            rows: work.mid.params,
+            row: self.slots() - 1,
+            limit: self.model.config().swiglu_limit[layer],
+            halves: Self::has_halves(&t.down_shexp),
+        };
+        self.one_products(work.input.params, &list, Some(into))
+    }
+
+    /// Routed and shared experts; `shared_done`: the shared expert's gate and up came with the choice. `in_parts`: whether their
+    /// outputs may be left to be added. Says what is there.
+    pub(super) fn experts(&self, layer: usize, shared_done: bool, in_parts: bool) -> Result<Merged, DeviceError> {
         let tensors = &self.tensors.layers[layer];
-        if self.experts_are_fast(tensors) {
-            if self.batch.rows == 1 {
-                return self.one_row(layer);
+        if self.has_one_row(layer) {
+            if !shared_done {
+                self.shared_gate_up(layer, None)?;
             }
-            if self.batch.rows <= FEW { self.few_experts(layer)? } else { self.many_experts(layer)? }
-        } else {
+            self.one_row(layer)?;
+            return Ok(Merged::Output);
+        }
+        if !self.experts_are_fast(tensors) {
             self.float_experts(layer)?;
+        } else if self.is_small() {
+            self.few_experts(layer)?;
+        } else {
+            self.many_experts(layer)?;
+        }
+        // In large batches adding them up is a kernel's work.
+        if in_parts && self.is_small() {
+            return Ok(Merged::Parts);
         }
         let config = self.model.config();
         let combine = params::Combine {
@@ -121,11 +185,12 @@ impl Executor {
             slots: self.slots() as u32,
         };
         let grid = [config.n_embd.div_ceil(256) as u32, self.batch.rows as u32, 1];
-        self.launch("combine_slots", grid, 256, &combine)
+        self.launch("combine_slots", grid, 256, &combine)?;
+        Ok(Merged::Output)
     }
 
     /// Slots of a row: its experts, then the shared one.
-    fn slots(&self) -> usize {
+    pub(super) fn slots(&self) -> usize {
         self.model.config().n_expert_used + 1
     }
 
@@ -162,7 +227,7 @@ impl Executor {
         Ok((rows.div_ceil(columns) + routed) as u32)
     }
 
-    fn has_halves(weight: &DeviceWeight) -> bool {
+    pub(super) fn has_halves(weight: &DeviceWeight) -> bool {
         weight.storage == Storage::F16
     }
 
@@ -209,12 +274,10 @@ impl Executor {
         let config = self.model.config();
         let t = &self.tensors.layers[layer];
         let work = &self.work;
-        self.prepare(&work.input, 1, true, Self::has_halves(&t.gate_shexp))?;
+        self.prepare(&work.input, 1, true, false)?;
         let gate_up = params::ExpertOne {
             gate: t.gate_exps.params,
             up: t.up_exps.params,
-            shared_gate: t.gate_shexp.params,
-            shared_up: t.up_shexp.params,
             x: work.input.params,
             mid: work.mid.params,
             ids: work.expert_ids.address(),
@@ -224,8 +287,10 @@ impl Executor {
             halves: u32::from(Self::has_halves(&t.down_shexp)),
             pad: 0,
         };
-        let grid = [config.n_ff.div_ceil(32) as u32, self.slots() as u32, 1];
-        self.launch(GATE_UP_ONE[t.gate_exps.storage.index()], grid, 256, &gate_up)?;
+        let units = (config.n_ff.div_ceil(32) * config.n_expert_used) as u32;
+        let grid = [units.min(self.device.multiprocessors()), 1, 1];
+        let shared = one_gate_memory(&t.gate_exps) as u32;
+        self.launch_with(GATE_UP_ONE[t.gate_exps.storage.index()], grid, 512, shared, &gate_up)?;
         let down = params::DownOne {
             routed: t.down_exps.params,
             shared: t.down_shexp.params,
@@ -235,10 +300,9 @@ impl Executor {
             used: config.n_expert_used as u32,
             pad: 0,
         };
-        // Sums of the segments of two tiles, per slot.
-        let shared = (self.slots() * 2 * 8 * 16 * 4) as u32;
-        let grid = [config.n_embd.div_ceil(32) as u32, 1, 1];
-        self.launch_with(DOWN_ONE[t.down_exps.storage.index()], grid, 512, shared, &down)
+        let shared = one_down_memory(&t.down_exps, self.slots()) as u32;
+        let grid = [config.n_embd.div_ceil(16) as u32, 1, 1];
+        self.launch_with(DOWN_ONE[t.down_exps.storage.index()], grid, 256, shared, &down)
     }
 
     /// Sorts the batch's routed slots by expert, in runs for large tiles; the most runs that can come of it.

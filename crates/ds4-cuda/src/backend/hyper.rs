@@ -9,9 +9,19 @@ use crate::device::DeviceError;
 use crate::params;
 use crate::tensors::DeviceHyper;
 
+/// What is merged into the streams.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Merged {
+    Nothing,
+    /// The sublayer's output.
+    Output,
+    /// The experts' outputs, not added yet.
+    Parts,
+}
+
 impl Executor {
-    /// Mixes the streams before a sublayer; `merged`: after merging the output of the sublayer before.
-    pub(super) fn hyper_mix(&self, layer: usize, sublayer: Sublayer, merged: bool) -> Result<(), DeviceError> {
+    /// Mixes the streams before a sublayer, after merging the output of the sublayer before.
+    pub(super) fn hyper_mix(&self, layer: usize, sublayer: Sublayer, merged: Merged) -> Result<(), DeviceError> {
         let tensors = &self.tensors.layers[layer];
         let (connection, norm) = match sublayer {
             Sublayer::Attention => (&tensors.hc_attn, tensors.attn_norm),
@@ -23,8 +33,8 @@ impl Executor {
     }
 
     /// Merges without mixing.
-    pub(super) fn hyper_merge(&self) -> Result<(), DeviceError> {
-        self.project(None, true, self.batch.rows, 0)
+    pub(super) fn hyper_merge(&self, merged: Merged) -> Result<(), DeviceError> {
+        self.project(None, merged, self.batch.rows, 0)
     }
 
     fn makes_forms(&self) -> bool {
@@ -34,16 +44,22 @@ impl Executor {
     fn project(
         &self,
         connection: Option<&DeviceHyper>,
-        merge: bool,
+        merged: Merged,
         rows: usize,
         row_list: u64,
     ) -> Result<(), DeviceError> {
         let config = self.model.config();
         // Large batches load a slice of the projection once for more rows.
-        let rows_per_block = if rows <= 64 { 4 } else { 32 };
+        let rows_per_block = match rows {
+            0..=4 => 1,
+            5..=16 => 2,
+            17..=64 => 4,
+            _ => 32,
+        };
+        let in_parts = merged == Merged::Parts;
         let project = params::HyperProject {
             streams: self.work.streams.address(),
-            output: self.work.output.address(),
+            output: if in_parts { self.work.down.address() } else { self.work.output.address() },
             post: self.work.post.address(),
             comb: self.work.comb.address(),
             project: connection.map_or(0, |c| c.project),
@@ -53,10 +69,10 @@ impl Executor {
             outputs: connection.map_or(0, |c| c.outputs),
             rows: rows as u32,
             half_weights: connection.map_or(0, |c| u32::from(c.half)),
-            merge: u32::from(merge),
+            merge: u32::from(merged != Merged::Nothing),
             project_too: u32::from(connection.is_some()),
             rows_per_block: rows_per_block as u32,
-            pad: 0,
+            slots: if in_parts { self.slots() as u32 } else { 1 },
         };
         let grid = [(config.n_embd / HYPER_SLICE) as u32, rows.div_ceil(rows_per_block) as u32, 1];
         self.launch("hc_project", grid, 256, &project)
@@ -91,7 +107,9 @@ impl Executor {
             integers: u32::from(self.makes_forms()),
             halves: u32::from(self.makes_forms()),
         };
-        self.launch("hc_finish", [rows as u32, if head { 1 } else { 2 }, 1], 1024, &finish)?;
+        // Small batches have more blocks per row than large ones.
+        let blocks = x.params.blocks.min(if rows <= 64 { 32 } else { 4 });
+        self.launch("hc_finish", [rows as u32, blocks + u32::from(!head), 1], 256, &finish)?;
         x.set_forms(self.makes_forms(), self.makes_forms());
         Ok(())
     }
@@ -103,7 +121,7 @@ impl Executor {
             return Ok(());
         }
         let list = self.work.wanted.address();
-        self.project(Some(&self.tensors.output_hc), false, rows, list)?;
+        self.project(Some(&self.tensors.output_hc), Merged::Nothing, rows, list)?;
         self.finish(&self.tensors.output_hc, self.tensors.output_norm, rows, list, &self.head.input)?;
         let logits = Linear::new(self.tensors.output, self.head.logits.address());
         self.products(&self.head.input, rows, &[logits])

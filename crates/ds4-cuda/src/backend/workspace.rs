@@ -83,7 +83,7 @@ pub(crate) struct Workspace {
     pub input: Activations,
     pub post: Memory,
     pub comb: Memory,
-    /// Sums of the hyper-connection's slices, [rows, slices, 32].
+    /// Sums of the hyper-connection's slices, [rows, slices, sums].
     pub hyper_sums: Memory,
     pub latent: Activations,
     pub query: Memory,
@@ -122,6 +122,8 @@ pub(crate) struct Workspace {
 
 /// Width of the slices of the hyper-connection's columns.
 pub(crate) const HYPER_SLICE: usize = 64;
+/// Sums of a slice.
+const HYPER_SUMS: usize = 36;
 
 impl Workspace {
     pub fn new(
@@ -148,7 +150,7 @@ impl Workspace {
             input: activations(rows, c.n_embd)?,
             post: floats(c.hc)?,
             comb: floats(c.hc * c.hc)?,
-            hyper_sums: floats(c.n_embd.div_ceil(HYPER_SLICE) * 32)?,
+            hyper_sums: floats(c.n_embd.div_ceil(HYPER_SLICE) * HYPER_SUMS)?,
             latent: activations(rows, c.q_rank)?,
             query: floats(heads)?,
             query_hi: Memory::new(device, rows * heads * 2)?,

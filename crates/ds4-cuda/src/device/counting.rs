@@ -29,6 +29,10 @@ impl Device for CountingDevice {
         Ok(DeviceMemory { free: u64::MAX, total: u64::MAX })
     }
 
+    fn multiprocessors(&self) -> u32 {
+        1
+    }
+
     fn shared_memory_limit(&self) -> usize {
         0
     }

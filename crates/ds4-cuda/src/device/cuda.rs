@@ -94,6 +94,7 @@ pub struct CudaDevice {
     functions: Mutex<HashMap<&'static str, Function>>,
     staging: Mutex<Staging>,
     shared_limit: usize,
+    multiprocessors: u32,
     times: Mutex<Option<Times>>,
 }
 
@@ -134,16 +135,21 @@ impl CudaDevice {
             )));
         }
         let handle = result::device::get(ordinal as c_int).map_err(|e| failed("opening", e))?;
-        use sys::CUdevice_attribute::CU_DEVICE_ATTRIBUTE_MAX_SHARED_MEMORY_PER_BLOCK_OPTIN as SHARED;
+        use sys::CUdevice_attribute::{
+            CU_DEVICE_ATTRIBUTE_MAX_SHARED_MEMORY_PER_BLOCK_OPTIN as SHARED,
+            CU_DEVICE_ATTRIBUTE_MULTIPROCESSOR_COUNT as MULTIPROCESSORS,
+        };
         // SAFETY: the handle is that of a device; the context is made current before anything is made in it.
-        let (context, shared_limit, stream, staging) = unsafe {
+        let (context, shared_limit, multiprocessors, stream, staging) = unsafe {
             let context = result::primary_ctx::retain(handle).map_err(|e| failed("making a context", e))?;
             result::ctx::set_current(context).map_err(|e| failed("entering its context", e))?;
             let shared =
                 result::device::get_attribute(handle, SHARED).map_err(|e| failed("asking for its memory", e))?;
+            let multiprocessors =
+                result::device::get_attribute(handle, MULTIPROCESSORS).map_err(|e| failed("asking for its size", e))?;
             let stream = result::stream::create(result::stream::StreamKind::NonBlocking)
                 .map_err(|e| failed("making a stream", e))?;
-            (context, shared as usize, stream, Staging::new()?)
+            (context, shared as usize, multiprocessors as u32, stream, Staging::new()?)
         };
         let images = Images::for_device(info.capability)?;
         let load = |image: &Vec<u8>| {
@@ -160,6 +166,7 @@ impl CudaDevice {
             functions: Mutex::default(),
             staging: Mutex::new(staging),
             shared_limit,
+            multiprocessors,
             times: Mutex::new(None),
         }))
     }
@@ -297,6 +304,10 @@ impl Device for CudaDevice {
         self.enter()?;
         let (free, total) = result::mem_get_info().map_err(|e| failed("asking for its memory", e))?;
         Ok(DeviceMemory { free: free as u64, total: total as u64 })
+    }
+
+    fn multiprocessors(&self) -> u32 {
+        self.multiprocessors
     }
 
     fn shared_memory_limit(&self) -> usize {

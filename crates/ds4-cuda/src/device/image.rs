@@ -21,6 +21,7 @@ const SOURCES: &[(&str, &str)] = &[
     ("hyper.cu", include_str!("../kernels/hyper.cu")),
     ("indexer.cu", include_str!("../kernels/indexer.cu")),
     ("linear.cu", include_str!("../kernels/linear.cu")),
+    ("linear_one.cu", include_str!("../kernels/linear_one.cu")),
     ("linear_float.cu", include_str!("../kernels/linear_float.cu")),
     ("linear_tile.cu", include_str!("../kernels/linear_tile.cu")),
     ("linear_wide.cu", include_str!("../kernels/linear_wide.cu")),
@@ -35,6 +36,7 @@ const HEADERS: &[(&str, &str)] = &[
     ("iq2_xxs_grid.cuh", include_str!("../kernels/iq2_xxs_grid.cuh")),
     ("product.cuh", include_str!("../kernels/product.cuh")),
     ("rounding.cuh", include_str!("../kernels/rounding.cuh")),
+    ("stream.cuh", include_str!("../kernels/stream.cuh")),
     ("tile.cuh", include_str!("../kernels/tile.cuh")),
     ("weights.cuh", include_str!("../kernels/weights.cuh")),
 ];

@@ -79,6 +79,9 @@ pub trait Device: Send + Sync {
     /// A failing device.
     fn memory(&self) -> Result<DeviceMemory, DeviceError>;
 
+    /// Multiprocessors: blocks that certainly run at the same time.
+    fn multiprocessors(&self) -> u32;
+
     /// Most bytes of shared memory that a block can have.
     fn shared_memory_limit(&self) -> usize;
 

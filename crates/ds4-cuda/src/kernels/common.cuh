@@ -8,6 +8,7 @@
 #ifdef DS4_EMULATION
 #include "cuda_emulation.h"
 #define DS4_KERNEL_EARLY DS4_KERNEL
+#define DS4_KERNEL_LATE DS4_KERNEL
 #else
 // A kernel may start before the one ahead of it has ended, and lets the next one start in turn; what the one ahead writes is there
 // after `wait_for_inputs`, which comes first unless a kernel has something to do before (`DS4_KERNEL_EARLY`).
@@ -23,6 +24,13 @@
     static __device__ __forceinline__ void name##_body(const Params &p);                                      \
     extern "C" __global__ void __launch_bounds__(threads, blocks) name(const __grid_constant__ Params p) {    \
         let_next_start();                                                                                     \
+        name##_body(p);                                                                                       \
+    }                                                                                                         \
+    static __device__ __forceinline__ void name##_body(const Params &p)
+// Both are the kernel's own affair.
+#define DS4_KERNEL_LATE(name, threads, blocks, Params)                                                        \
+    static __device__ __forceinline__ void name##_body(const Params &p);                                      \
+    extern "C" __global__ void __launch_bounds__(threads, blocks) name(const __grid_constant__ Params p) {    \
         name##_body(p);                                                                                       \
     }                                                                                                         \
     static __device__ __forceinline__ void name##_body(const Params &p)
@@ -267,6 +275,16 @@ DS4_DEVICE void copy_async(void *to, const void *from) {
 #endif
 }
 
+/// Copies 16 bytes that nobody reads again soon into shared memory.
+DS4_DEVICE void copy_stream(void *to, const void *from) {
+#ifdef DS4_EMULATION
+    memcpy(to, from, 16);
+#else
+    u32 address = u32(__cvta_generic_to_shared(to));
+    asm volatile("cp.async.cg.shared.global [%0], [%1], 16;" ::"r"(address), "l"(from) : "memory");
+#endif
+}
+
 DS4_DEVICE void copies_done() {
 #ifndef DS4_EMULATION
     asm volatile("cp.async.wait_all;" ::: "memory");
@@ -285,6 +303,21 @@ template <int LEFT>
 DS4_DEVICE void wait_copies() {
 #ifndef DS4_EMULATION
     asm volatile("cp.async.wait_group %0;" ::"n"(LEFT) : "memory");
+#endif
+}
+
+/// A word that another kernel has written since this one started.
+DS4_DEVICE u32 load_fresh(const u32 *p) { return *static_cast<const volatile u32 *>(p); }
+
+/// The word `OFFSET` + `at` bytes behind `base` in shared memory, which does not change any more.
+template <u32 OFFSET>
+DS4_DEVICE u32 load_table(const u32 *base, u32 at) {
+#ifdef DS4_EMULATION
+    return *reinterpret_cast<const u32 *>(reinterpret_cast<const u8 *>(base) + OFFSET + at);
+#else
+    u32 v;
+    asm("ld.shared.u32 %0, [%1 + %2];" : "=r"(v) : "r"(u32(__cvta_generic_to_shared(base)) + at), "n"(OFFSET));
+    return v;
 #endif
 }
 

@@ -6,20 +6,23 @@
 
 constexpr int kStreams = 4;
 constexpr int kSlice = 64;
-/// Sums per slice: 24 outputs of the projection, then the sum of squares.
-constexpr int kSums = 32;
+/// Sums per slice: 24 outputs of the projection, the sum of squares, the products of different streams (01, 02, 03, 12, 13, 23), and
+/// from 32 on those of each stream with itself. The products give the norm of any mixture of the streams without another look at them.
+constexpr int kSums = 36;
 constexpr int kSquares = 24;
-/// Columns per thread of `hc_finish`: up to 8192 in all.
-constexpr int kMostColumns = 8;
+constexpr int kPairs = 25;
+constexpr int kOwn = 32;
 
 struct HyperProjectParams {
     u64 streams, output, post, comb, project, sums, row_list;
-    u32 n_embd, outputs, rows, half_weights, merge, project_too, rows_per_block, pad;
+    u32 n_embd, outputs, rows, half_weights, merge, project_too, rows_per_block;
+    /// What is merged is the sum of so many rows of `output` per batch row, in their order.
+    u32 slots;
 };
 
 /// grid: (n_embd / 64, rows / rows_per_block); 256 threads: one per stream and column.
 DS4_KERNEL_EARLY(hc_project, 256, 2, HyperProjectParams) {
-    __shared__ float old[kStreams * kSlice], merged[kStreams * kSlice], part[8 * kSums];
+    __shared__ float old[kStreams * kSlice], merged[kStreams * kSlice], part[8 * 32];
     u32 t = threadIdx.x, stream = t / kSlice, column = blockIdx.x * kSlice + t % kSlice;
     u32 output = t % 32, piece = t / 32;
     float w[32];
@@ -53,7 +56,10 @@ DS4_KERNEL_EARLY(hc_project, 256, 2, HyperProjectParams) {
     auto fetch = [&](u32 row) {
         u32 from = p.row_list == 0 ? row : ptr<const u32>(p.row_list)[row];
         v_next = ptr<const float>(p.streams)[(u64(from) * kStreams + stream) * p.n_embd + column];
-        if (p.merge) y_next = ptr<const float>(p.output)[u64(row) * p.n_embd + column];
+        if (!p.merge) return;
+        const float *y = ptr<const float>(p.output) + u64(row) * p.slots * p.n_embd + column;
+        y_next = y[0];
+        for (u32 s = 1; s < p.slots; s++) y_next += y[u64(s) * p.n_embd];
     };
     fetch(begin);
     for (u32 row = begin; row < last; row++) {
@@ -77,14 +83,23 @@ DS4_KERNEL_EARLY(hc_project, 256, 2, HyperProjectParams) {
         float sum = 0.0f;
         if (output == kSquares) {
             for (int i = 0; i < 32; i++) sum = fmaf(x[i], x[i], sum);
+        } else if (output >= kPairs && output < kPairs + 6) {
+            // An eighth of the slice of a pair of streams.
+            u32 pair = output - kPairs, one = pair < 3 ? 0 : pair < 5 ? 1 : 2, two = pair < 3 ? pair + 1 : pair < 5 ? pair - 1 : 3;
+            const float *a = merged + one * kSlice + piece * 8, *b = merged + two * kSlice + piece * 8;
+            for (int i = 0; i < 8; i++) sum = fmaf(a[i], b[i], sum);
         } else {
             for (int i = 0; i < 32; i++) sum = fmaf(w[i], x[i], sum);
         }
-        part[piece * kSums + output] = sum;
+        part[piece * 32 + output] = sum;
         sync_block();
-        if (t < kSums) {
-            for (int i = 1; i < 8; i++) sum += part[i * kSums + t];
-            ptr<float>(p.sums)[(u64(row) * gridDim.x + blockIdx.x) * kSums + t] = sum;
+        float *sums = ptr<float>(p.sums) + (u64(row) * gridDim.x + blockIdx.x) * kSums;
+        if (t < 32) {
+            for (int i = 1; i < 8; i++) sum += part[i * 32 + t];
+            sums[t] = sum;
+        } else if (t < 32 + kStreams) {
+            u32 k = t - 32;
+            sums[kOwn + k] = part[2 * k * 32 + kSquares] + part[(2 * k + 1) * 32 + kSquares];
         }
     }
 }
@@ -97,91 +112,107 @@ struct HyperFinishParams {
     u32 integers, halves;
 };
 
-/// Makes `c` nearly doubly stochastic: row softmax, then alternating normalizations that end on columns.
+/// Makes `c` nearly doubly stochastic: row softmax, then alternating normalizations that end on columns. One thread: passing elements
+/// among lanes takes longer than computing.
 DS4_DEVICE void sinkhorn(float (&c)[16], u32 iterations, float eps) {
 #pragma unroll
     for (int j = 0; j < 4; j++) {
         float most = fmaxf(fmaxf(c[j * 4], c[j * 4 + 1]), fmaxf(c[j * 4 + 2], c[j * 4 + 3]));
 #pragma unroll
         for (int k = 0; k < 4; k++) c[j * 4 + k] = expf(c[j * 4 + k] - most);
-        float sum = c[j * 4] + c[j * 4 + 1] + c[j * 4 + 2] + c[j * 4 + 3];
+        float factor = reciprocal((c[j * 4] + c[j * 4 + 1]) + (c[j * 4 + 2] + c[j * 4 + 3]));
 #pragma unroll
-        for (int k = 0; k < 4; k++) c[j * 4 + k] = c[j * 4 + k] / sum + eps;
+        for (int k = 0; k < 4; k++) c[j * 4 + k] = fmaf(c[j * 4 + k], factor, eps);
     }
+#pragma unroll 1
     for (u32 i = 0; i < iterations; i++) {
         if (i > 0) {
 #pragma unroll
             for (int j = 0; j < 4; j++) {
-                float factor = reciprocal(c[j * 4] + c[j * 4 + 1] + c[j * 4 + 2] + c[j * 4 + 3] + eps);
+                float factor = reciprocal((c[j * 4] + c[j * 4 + 1]) + (c[j * 4 + 2] + c[j * 4 + 3]) + eps);
 #pragma unroll
                 for (int k = 0; k < 4; k++) c[j * 4 + k] *= factor;
             }
         }
 #pragma unroll
         for (int k = 0; k < 4; k++) {
-            float factor = reciprocal(c[k] + c[4 + k] + c[8 + k] + c[12 + k] + eps);
+            float factor = reciprocal((c[k] + c[4 + k]) + (c[8 + k] + c[12 + k]) + eps);
 #pragma unroll
             for (int j = 0; j < 4; j++) c[j * 4 + k] *= factor;
         }
     }
 }
 
-/// grid: (rows, 2): the sublayer's input; the weights of the merge. The head has the first only. 1024 threads.
-DS4_KERNEL(hc_finish, 1024, 1, HyperFinishParams) {
-    __shared__ float part[32 * kSums], mix[kSums], scratch[32];
-    u32 row = blockIdx.x, t = threadIdx.x;
+/// grid: (rows, blocks that share the columns of the sublayer's input, and one more for the weights of the merge, which the head does
+/// not have). 256 threads.
+DS4_KERNEL(hc_finish, 256, 4, HyperFinishParams) {
+    constexpr u32 kParts = 7;
+    __shared__ float part[kParts * kSums], mix[kSums];
+    u32 row = blockIdx.x, t = threadIdx.x, column_blocks = gridDim.y - (p.head ? 0 : 1);
+    bool is_merge = blockIdx.y == column_blocks;
+    u32 from = p.row_list == 0 ? row : ptr<const u32>(p.row_list)[row];
+    const float *streams = ptr<const float>(p.streams) + u64(from) * kStreams * p.n_embd;
+    const float *weight = ptr<const float>(p.norm);
+    float next[kStreams] = {}, scale_next = 0.0f;
+    auto fetch = [&](u32 i) {
+        if (is_merge || i >= p.n_embd) return;
+        scale_next = weight[i];
+#pragma unroll
+        for (int k = 0; k < kStreams; k++) next[k] = streams[k * p.n_embd + i];
+    };
+    fetch(blockIdx.y * 256 + t);
     const float *sums = ptr<const float>(p.sums) + u64(row) * p.slices * kSums;
-    float sum = 0.0f;
-    for (u32 s = t / kSums; s < p.slices; s += 32) sum += sums[s * kSums + t % kSums];
-    part[t] = sum;
+    if (t < kParts * kSums) {
+        float sum = 0.0f;
+#pragma unroll 5
+        for (u32 s = t / kSums; s < p.slices; s += kParts) sum += sums[s * kSums + t % kSums];
+        part[t] = sum;
+    }
     sync_block();
     if (t < kSums) {
-        for (int i = 1; i < 32; i++) sum += part[i * kSums + t];
+        float sum = part[t];
+        for (u32 i = 1; i < kParts; i++) sum += part[i * kSums + t];
         mix[t] = sum;
     }
     sync_block();
     float factor = 1.0f / sqrtf(mix[kSquares] / float(kStreams * p.n_embd) + p.eps);
     const float *base = ptr<const float>(p.base), *scale = ptr<const float>(p.scale);
-    if (blockIdx.y == 1) {
-        if (t < kStreams)
-            ptr<float>(p.post)[row * kStreams + t] =
-                2.0f * sigmoid(mix[kStreams + t] * factor * scale[1] + base[kStreams + t]);
-        if (t == 0) {
+    if (is_merge) {
+        if (t < kStreams) {
+            float post = 2.0f * sigmoid(mix[kStreams + t] * factor * scale[1] + base[kStreams + t]);
+            ptr<float>(p.post)[row * kStreams + t] = post;
+        }
+        if (t == 32) {
             float c[16];
+#pragma unroll
             for (int i = 0; i < 16; i++) c[i] = mix[2 * kStreams + i] * factor * scale[2] + base[2 * kStreams + i];
             sinkhorn(c, p.iterations, p.hc_eps);
-            for (int i = 0; i < 16; i++) ptr<float>(p.comb)[row * 16 + i] = c[i];
+            float4 *comb = ptr<float4>(p.comb) + row * 4;
+#pragma unroll
+            for (int j = 0; j < 4; j++) comb[j] = {c[j * 4], c[j * 4 + 1], c[j * 4 + 2], c[j * 4 + 3]};
         }
         return;
     }
-    float give[kStreams];
+    float give[kStreams], squares = 0.0f;
 #pragma unroll
     for (int i = 0; i < kStreams; i++) give[i] = sigmoid(mix[i] * factor * scale[0] + base[i]) + p.hc_eps;
-    u32 from = p.row_list == 0 ? row : ptr<const u32>(p.row_list)[row];
-    const float *streams = ptr<const float>(p.streams) + u64(from) * kStreams * p.n_embd;
+#pragma unroll
+    for (int i = 0; i < kStreams; i++) squares = fmaf(give[i] * give[i], mix[kOwn + i], squares);
+    int pair = kPairs;
+#pragma unroll
+    for (int i = 0; i < kStreams; i++)
+#pragma unroll
+        for (int j = i + 1; j < kStreams; j++) squares = fmaf(2.0f * give[i] * give[j], mix[pair++], squares);
+    // Streams that cancel out may leave less than nothing.
+    float norm = 1.0f / sqrtf(fmaxf(squares, 0.0f) / float(p.n_embd) + p.eps);
     float *input = ptr<float>(p.x.f) + u64(row) * p.x.stride;
-    const float *weight = ptr<const float>(p.norm);
-    // A thread keeps its columns: 1024 apart, at most kMostColumns.
-    float kept[kMostColumns], scale_of[kMostColumns], squares = 0.0f;
+#pragma unroll 1
+    for (u32 i = blockIdx.y * 256 + t; i < p.x.blocks * 256; i += column_blocks * 256) {
+        float mixed = 0.0f;
 #pragma unroll
-    for (int j = 0; j < kMostColumns; j++) {
-        u32 i = j * 1024 + t;
-        kept[j] = scale_of[j] = 0.0f;
-        if (i >= p.n_embd) continue;
-        scale_of[j] = weight[i];
-#pragma unroll
-        for (int k = 0; k < kStreams; k++) kept[j] = fmaf(give[k], streams[k * p.n_embd + i], kept[j]);
-        squares = fmaf(kept[j], kept[j], squares);
-    }
-    squares = block_sum(squares, scratch, 32);
-    float norm = 1.0f / sqrtf(squares / float(p.n_embd) + p.eps);
-#pragma unroll
-    for (int j = 0; j < kMostColumns; j++) {
-        u32 i = j * 1024 + t;
-        if (u32(j * 1024) >= p.x.blocks * 256) break;
-        // Whole warps: columns come in blocks of 256.
-        if (i >= p.x.blocks * 256) continue;
-        float v = kept[j] * norm * scale_of[j];
+        for (int k = 0; k < kStreams; k++) mixed = fmaf(give[k], next[k], mixed);
+        float v = i < p.n_embd ? mixed * norm * scale_next : 0.0f;
+        fetch(i + column_blocks * 256);
         if (i < p.n_embd) input[i] = v;
         emit_forms(p.x, row, i, v, p.integers, p.halves);
     }

@@ -23,19 +23,23 @@ struct NormParams {
     u32 integers, halves, pad;
 };
 
-/// RMSNorm with a weight, in place, and the forms of the result. grid: rows; 256 threads.
-DS4_KERNEL(norm_quantize, 256, 4, NormParams) {
-    __shared__ float scratch[8];
+/// RMSNorm with a weight, in place, and the forms of the result. grid: rows; 1024 threads.
+DS4_KERNEL(norm_quantize, 1024, 1, NormParams) {
+    __shared__ float scratch[32];
     u32 row = blockIdx.x;
     float *x = ptr<float>(p.x.f) + u64(row) * p.x.stride;
     float sum = 0.0f;
-    for (u32 i = threadIdx.x; i < p.x.cols; i += 256) sum = fmaf(x[i], x[i], sum);
-    sum = block_sum(sum, scratch, 8);
+    for (u32 i = threadIdx.x; i < p.x.cols; i += 1024) {
+        float v = x[i];
+        sum = fmaf(v, v, sum);
+    }
+    sum = block_sum(sum, scratch, 32);
     float scale = 1.0f / sqrtf(sum / float(p.x.cols) + p.eps);
     const float *weight = ptr<const float>(p.weight);
-    for (u32 i = threadIdx.x; i < p.x.blocks * 256; i += 256) {
+    for (u32 i = threadIdx.x; i < p.x.blocks * 256; i += 1024) {
         float v = 0.0f;
-        if (i < p.x.cols) v = x[i] * scale * weight[i], x[i] = v;
+        if (i < p.x.cols) v = x[i] * scale * weight[i];
+        if (i < p.x.cols) x[i] = v;
         emit_forms(p.x, row, i, v, p.integers, p.halves);
     }
 }

@@ -102,6 +102,32 @@ DS4_DEVICE u32 byte_of(const uint4 &v, int i) {
 
 DS4_DEVICE u32 word_of(const uint4 &v, int i) { return i == 0 ? v.x : i == 1 ? v.y : i == 2 ? v.z : v.w; }
 
+/// `d` times an integer below 2^23, rounded once: the integer's bits are those of a float that is 2^23 too large, so that no conversion,
+/// a slow instruction, is needed. For a finite d.
+DS4_DEVICE float times_small(float d, u32 v) { return fmaf(as_float(0x4B000000u | v), d, -8388608.0f * d); }
+
+/// How a block's pieces are read: from device memory, where nobody needs them again, or from a copy in shared memory.
+struct FromGlobal {
+    DS4_MEMBER static uint4 wide(const void *p) { return load_stream(p); }
+};
+struct FromShared {
+    DS4_MEMBER static uint4 wide(const void *p) { return load<uint4>(p); }
+};
+
+/// Where the pieces of block number `at` are.
+template <u32 TYPE>
+DS4_DEVICE const u8 *block_codes(const Weight &w, u64 at) {
+    return ptr<const u8>(w.codes) + at * Layout<TYPE>::codes;
+}
+template <u32 TYPE>
+DS4_DEVICE const u8 *block_scales(const Weight &w, u64 at) {
+    return ptr<const u8>(w.scales) + at * Layout<TYPE>::scales;
+}
+template <u32 TYPE>
+DS4_DEVICE const u8 *block_extra(const Weight &w, u64 at) {
+    return ptr<const u8>(w.extra) + at * Layout<TYPE>::extra;
+}
+
 /// One tile and block of weights, loaded: 8 groups of A operands with the scales of rows g and g + 8.
 ///
 /// `group` gives the operand of one group, `scales` what its integer sums are multiplied with. Where a format has minima, `mins`
@@ -117,11 +143,16 @@ struct BlockOf<Q8_0> {
     uint4 codes[8], scale0, scale1;
 
     DS4_MEMBER void load_from(const Weight &w, u64 at, int lane, const u32 *) {
-        const u8 *c = ptr<const u8>(w.codes) + at * Layout<Q8_0>::codes + lane * 16;
+        take<FromGlobal>(block_codes<Q8_0>(w, at), block_scales<Q8_0>(w, at), block_extra<Q8_0>(w, at), lane);
+    }
+    /// From where the block's codes, scales and extra are.
+    template <class From>
+    DS4_MEMBER void take(const u8 *c, const u8 *s, const u8 *, int lane) {
+        c += lane * 16;
 #pragma unroll
-        for (int i = 0; i < 8; i++) codes[i] = load_stream(c + i * 512);
-        const u8 *s = ptr<const u8>(w.scales) + at * Layout<Q8_0>::scales + lane / 4 * 16;
-        scale0 = load_stream(s), scale1 = load_stream(s + 128);
+        for (int i = 0; i < 8; i++) codes[i] = From::wide(c + i * 512);
+        s += lane / 4 * 16;
+        scale0 = From::wide(s), scale1 = From::wide(s + 128);
     }
     DS4_MEMBER void group(int i, const u32 *, u32 (&a)[4]) const {
         a[0] = codes[i].x, a[1] = codes[i].y, a[2] = codes[i].z, a[3] = codes[i].w;
@@ -140,10 +171,15 @@ struct BlockOf<MXFP4> {
     uint2 scale0, scale1;
 
     DS4_MEMBER void load_from(const Weight &w, u64 at, int lane, const u32 *) {
-        const u8 *c = ptr<const u8>(w.codes) + at * Layout<MXFP4>::codes + lane * 16;
+        take<FromGlobal>(block_codes<MXFP4>(w, at), block_scales<MXFP4>(w, at), block_extra<MXFP4>(w, at), lane);
+    }
+    /// From where the block's codes, scales and extra are.
+    template <class From>
+    DS4_MEMBER void take(const u8 *c, const u8 *s, const u8 *, int lane) {
+        c += lane * 16;
 #pragma unroll
-        for (int i = 0; i < 4; i++) codes[i] = load_stream(c + i * 512);
-        const u8 *s = ptr<const u8>(w.scales) + at * Layout<MXFP4>::scales + lane / 4 * 8;
+        for (int i = 0; i < 4; i++) codes[i] = From::wide(c + i * 512);
+        s += lane / 4 * 8;
         scale0 = load<uint2>(s), scale1 = load<uint2>(s + 64);
     }
     DS4_MEMBER void group(int i, const u32 *, u32 (&a)[4]) const {
@@ -191,11 +227,16 @@ struct BlockOf<Q4_K> {
     int quarter;
 
     DS4_MEMBER void load_from(const Weight &w, u64 at, int lane, const u32 *) {
-        const u8 *c = ptr<const u8>(w.codes) + at * Layout<Q4_K>::codes + lane * 16;
+        take<FromGlobal>(block_codes<Q4_K>(w, at), block_scales<Q4_K>(w, at), block_extra<Q4_K>(w, at), lane);
+    }
+    /// From where the block's codes, scales and extra are.
+    template <class From>
+    DS4_MEMBER void take(const u8 *c, const u8 *s, const u8 *, int lane) {
+        c += lane * 16;
 #pragma unroll
-        for (int i = 0; i < 4; i++) codes[i] = load_stream(c + i * 512);
-        const u8 *s = ptr<const u8>(w.scales) + at * Layout<Q4_K>::scales + lane / 4 * 16;
-        row0.raw = load_stream(s), row1.raw = load_stream(s + 128);
+        for (int i = 0; i < 4; i++) codes[i] = From::wide(c + i * 512);
+        s += lane / 4 * 16;
+        row0.raw = From::wide(s), row1.raw = From::wide(s + 128);
         quarter = lane % 4;
     }
     DS4_MEMBER void group(int i, const u32 *, u32 (&a)[4]) const {
@@ -223,11 +264,16 @@ struct BlockOf<Q2_K> {
     int half, quarter;
 
     DS4_MEMBER void load_from(const Weight &w, u64 at, int lane, const u32 *) {
-        const u8 *c = ptr<const u8>(w.codes) + at * Layout<Q2_K>::codes + lane * 16;
-        codes0 = load_stream(c), codes1 = load_stream(c + 512);
-        const u8 *s = ptr<const u8>(w.scales) + at * Layout<Q2_K>::scales + lane / 4 * 16;
-        scale0 = load_stream(s), scale1 = load_stream(s + 128);
-        const u8 *e = ptr<const u8>(w.extra) + at * Layout<Q2_K>::extra + lane / 4 * 4;
+        take<FromGlobal>(block_codes<Q2_K>(w, at), block_scales<Q2_K>(w, at), block_extra<Q2_K>(w, at), lane);
+    }
+    /// From where the block's codes, scales and extra are.
+    template <class From>
+    DS4_MEMBER void take(const u8 *c, const u8 *s, const u8 *e, int lane) {
+        c += lane * 16;
+        codes0 = From::wide(c), codes1 = From::wide(c + 512);
+        s += lane / 4 * 16;
+        scale0 = From::wide(s), scale1 = From::wide(s + 128);
+        e += lane / 4 * 4;
         d0 = load<u32>(e), d1 = load<u32>(e + 32);
         half = lane % 4 / 2, quarter = lane % 4;
     }
@@ -265,22 +311,34 @@ struct BlockOf<IQ2_XXS> {
     int copy;
 
     DS4_MEMBER void load_from(const Weight &w, u64 at, int lane, const u32 *) {
-        const u8 *c = ptr<const u8>(w.codes) + at * Layout<IQ2_XXS>::codes + lane * 16;
-        row0 = load_stream(c), row1 = load_stream(c + 512);
-        const u8 *s = ptr<const u8>(w.scales) + at * Layout<IQ2_XXS>::scales + lane / 4 * 4;
+        take<FromGlobal>(block_codes<IQ2_XXS>(w, at), block_scales<IQ2_XXS>(w, at), block_extra<IQ2_XXS>(w, at), lane);
+    }
+    /// From where the block's codes, scales and extra are.
+    template <class From>
+    DS4_MEMBER void take(const u8 *c, const u8 *s, const u8 *e, int lane) {
+        c += lane * 16;
+        row0 = From::wide(c), row1 = From::wide(c + 512);
+        s += lane / 4 * 4;
         scale0 = load<u32>(s), scale1 = load<u32>(s + 32);
-        const u8 *e = ptr<const u8>(w.extra) + at * Layout<IQ2_XXS>::extra + lane / 4 * 2;
+        e += lane / 4 * 2;
         d0 = half_to_float(load<u16>(e)) * 0.125f, d1 = half_to_float(load<u16>(e + 16)) * 0.125f;
-        copy = lane % kGridCopies;
+        copy = lane % kGridCopies * 4;
+    }
+    /// Byte i of a row's 16, as an offset among the copies. A multiplication: other units than it have more to do here.
+    DS4_MEMBER u32 offset(const uint4 &row, int i) const {
+        return byte_perm(word_of(row, i / 4), 0, 0x4440 + i % 4) * (4 * kGridCopies) + copy;
+    }
+    DS4_MEMBER void octet(const uint4 &row, int i, const u32 *grid, u32 &low, u32 &high) const {
+        iq2_octet(load_table<0>(grid, offset(row, i)), load_table<kSigns * 4>(grid, offset(row, 8 + i)), low, high);
     }
     DS4_MEMBER void group(int i, const u32 *grid, u32 (&a)[4]) const {
-        const u32 *signs = grid + kSigns;
-        iq2_octet(grid[byte_of(row0, i) * kGridCopies + copy], signs[byte_of(row0, 8 + i) * kGridCopies + copy], a[0], a[2]);
-        iq2_octet(grid[byte_of(row1, i) * kGridCopies + copy], signs[byte_of(row1, 8 + i) * kGridCopies + copy], a[1], a[3]);
+        octet(row0, i, grid, a[0], a[2]);
+        octet(row1, i, grid, a[1], a[3]);
     }
     DS4_MEMBER void scales(int i, float &s0, float &s1) const {
-        s0 = d0 * float(2 * (scale0 >> (4 * i) & 15) + 1);
-        s1 = d1 * float(2 * (scale1 >> (4 * i) & 15) + 1);
+        // Twice the four bits, plus one.
+        s0 = times_small(d0, ((i == 0 ? scale0 << 1 : scale0 >> (4 * i - 1)) & 0x1Eu) | 1u);
+        s1 = times_small(d1, ((i == 0 ? scale1 << 1 : scale1 >> (4 * i - 1)) & 0x1Eu) | 1u);
     }
     enum { minima = 0 };
     DS4_MEMBER void mins(u32 (&)[4], float (&)[2]) const {}
@@ -346,6 +404,14 @@ struct HalfBlock {
         const u8 *c = ptr<const u8>(w.codes) + at * Layout<F16>::codes + part * 4096 + lane * 16;
 #pragma unroll
         for (int i = 0; i < 4; i++) codes[i][0] = load_stream(c + i * 1024), codes[i][1] = load_stream(c + i * 1024 + 512);
+    }
+    /// Half of the block, from a copy in shared memory: four groups.
+    DS4_MEMBER void take_staged(const u8 *c, int lane) {
+#pragma unroll
+        for (int i = 0; i < 4; i++) {
+            codes[i][0] = load<uint4>(c + i * 1024 + lane * 16);
+            codes[i][1] = load<uint4>(c + i * 1024 + lane * 16 + 512);
+        }
     }
 };
 
