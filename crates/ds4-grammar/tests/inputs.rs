@@ -204,7 +204,9 @@ fn hostile_grammars_cost_little() {
                 matcher.accept(token);
             }
         }
-        assert!(matcher.failure().is_none_or(|reason| reason.contains("omplex")), "{label}: {:?}", matcher.failure());
+        // It may come to its limits only when it is used; then it says so.
+        let limited = |reason: &str| reason.contains("omplex") || reason.contains("too many");
+        assert!(matcher.failure().is_none_or(limited), "{label}: {:?}", matcher.failure());
     }
     let tools = (0..200).map(|n| tool(&format!("t{n}"), Syntax::Regex, "a")).collect();
     assert!(matches!(GRAMMARS.compile(&Shape::calls(Entry::Block, tools)), Err(GrammarError::Input { .. })));

@@ -12,9 +12,9 @@ use bytes::Bytes;
 use crate::error::StoreError;
 use crate::maintenance::Entry;
 use crate::record::{FORMAT_VERSION, Header, Kind, read};
+use crate::save::Save;
 use crate::storage::private;
 use crate::store::KvStore;
-use crate::writer::Save;
 
 const MAGIC: &[u8; 4] = b"DS4X";
 /// Longest name of a model.

@@ -15,6 +15,7 @@
 #[cfg(unix)]
 mod buffer;
 mod bundle;
+mod core;
 mod error;
 mod index;
 pub mod key;
@@ -23,6 +24,7 @@ mod maintenance;
 mod prefixes;
 pub mod record;
 mod recover;
+mod save;
 mod stats;
 pub mod storage;
 mod store;
@@ -33,6 +35,6 @@ pub use key::{Chain, ChainKey, Identity};
 pub use lock::Access;
 pub use maintenance::{Entry, Fault, Prune, Totals};
 pub use prefixes::{Found, Loaded, Prefixes};
+pub use save::Save;
 pub use stats::StoreStats;
 pub use store::{KvStore, StoreOptions, TITLES, Warn};
-pub use writer::Save;

@@ -248,7 +248,7 @@ impl KvStore {
 }
 
 /// Removes all snapshots that a query finds.
-fn remove_all(core: &mut crate::writer::Core, query: &str, values: impl rusqlite::Params) -> rusqlite::Result<()> {
+fn remove_all(core: &mut crate::core::Core, query: &str, values: impl rusqlite::Params) -> rusqlite::Result<()> {
     let found: Vec<SnapshotRow> = core
         .index()
         .connection

@@ -8,8 +8,8 @@ use bytes::Bytes;
 
 use crate::key::{Chain, ChainKey};
 use crate::record::{Kind, RecordError};
+use crate::save::Save;
 use crate::store::KvStore;
-use crate::writer::Save;
 
 /// Threads that read the files of one prefix: more than cores, since most of them wait for the disk.
 const READERS: usize = 8;

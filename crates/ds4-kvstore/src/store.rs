@@ -9,6 +9,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use bytes::Bytes;
 use rusqlite::OptionalExtension;
 
+use crate::core::Core;
 use crate::error::StoreError;
 use crate::index::{Index, OpenError};
 use crate::key::{ChainKey, Identity};
@@ -18,7 +19,7 @@ use crate::record::{FORMAT_VERSION, Header, Kind, RecordError, longest_file, rea
 use crate::recover::recover;
 use crate::stats::StoreStats;
 use crate::storage::{Disk, Storage, private};
-use crate::writer::{Core, WriteBehind};
+use crate::writer::WriteBehind;
 
 /// Where warnings go: one sentence each. Nothing that is only warned of can make an answer wrong.
 pub type Warn = Arc<dyn Fn(String) + Send + Sync>;
