@@ -73,6 +73,7 @@ impl Isa {
     }
 
     /// Whether there are tile registers beside the vectors.
+    #[cfg(target_arch = "x86_64")]
     pub(crate) fn has_tiles(self) -> bool {
         self.0 == Kind::Amx
     }
