@@ -16,16 +16,11 @@ fn main() {
         println!("cargo::rerun-if-env-changed={variable}");
     }
     let out = PathBuf::from(std::env::var_os("OUT_DIR").expect("cargo sets OUT_DIR"));
+    let sources = files(kernels, "cu");
     let mut list = String::from(
         "/// Fat binaries of the kernel files; none if there was no nvcc.\nconst PRECOMPILED: &[&[u8]] = &[\n",
     );
     if let Some(nvcc) = nvcc() {
-        let mut sources: Vec<PathBuf> = std::fs::read_dir(kernels)
-            .expect("the kernels' folder")
-            .map(|entry| entry.expect("a folder entry").path())
-            .filter(|path| path.extension().is_some_and(|extension| extension == "cu"))
-            .collect();
-        sources.sort();
         for source in &sources {
             let image = out.join(source.file_stem().expect("a file name")).with_extension("fatbin");
             compile(&nvcc, source, &image);
@@ -33,7 +28,25 @@ fn main() {
         }
     }
     list.push_str("];\n");
+    for (name, files) in [("SOURCES", sources), ("HEADERS", files(kernels, "cuh"))] {
+        writeln!(list, "const {name}: &[(&str, &str)] = &[").expect("strings can be written");
+        for file in &files {
+            let path = file.canonicalize().expect("a file that was just listed");
+            let name = file.file_name().expect("a file name");
+            writeln!(list, "    ({name:?}, include_str!({path:?})),").expect("strings can be written");
+        }
+        list.push_str("];\n");
+    }
     std::fs::write(out.join("images.rs"), list).expect("a writable OUT_DIR");
+}
+
+/// The folder's files with this extension, in order.
+fn files(folder: &Path, extension: &str) -> Vec<PathBuf> {
+    let entries = std::fs::read_dir(folder).expect("the kernels' folder");
+    let paths = entries.map(|entry| entry.expect("a folder entry").path());
+    let mut found: Vec<PathBuf> = paths.filter(|path| path.extension().is_some_and(|e| e == extension)).collect();
+    found.sort();
+    found
 }
 
 fn nvcc() -> Option<PathBuf> {
