@@ -3,9 +3,8 @@
 //
 // Weights go from memory into registers one block ahead and are decoded there, once for all columns of the item; the columns
 // pass through shared memory. Each of eight warps has two tiles of 16 rows and all columns.
-#include "tile.cuh"
+#include "expert_large.cuh"
 
-constexpr int kColumns = 64;
 
 /// One block of 256 columns of W.
 struct ExpertStage {
@@ -21,15 +20,6 @@ struct ExpertMemory {
     u32 grid[kGridWords];
     /// Bytes to the columns' codes.
     u32 x_row[kColumns], y_row[kColumns], place[kColumns];
-};
-
-struct ExpertTileParams {
-    /// One or two stacks of the same shape, and where their results go.
-    Weight w[2];
-    u64 y[2];
-    Rows x;
-    u64 items, item_count, list;
-    u32 y_stride, units, slots, by_slot;
 };
 
 /// Where a thread's next copies come from; each block is behind the one before.
@@ -63,7 +53,7 @@ struct ColumnSources {
 template <u32 TYPE, int NT>
 DS4_DEVICE void use_block(const BlockOf<TYPE> (&block)[2], const ExpertMemory &m, const ExpertStage &from, u32 lane,
                           float (&acc)[2][NT][4]) {
-    u32 g = lane / 4, t = lane % 4;
+    u32 t = lane % 4;
 #pragma unroll
     for (int i = 0; i < 8; i++) {
         u32 a[2][8];
@@ -79,19 +69,7 @@ DS4_DEVICE void use_block(const BlockOf<TYPE> (&block)[2], const ExpertMemory &m
     }
     if constexpr (BlockOf<TYPE>::minima != 0) {
 #pragma unroll
-        for (int k = 0; k < 2; k++) {
-            u32 minima[4];
-            float factor[2];
-            block[k].mins(minima, factor);
-#pragma unroll
-            for (int n = 0; n < NT; n++) {
-                float c[4];
-                minima_product(minima, from.sums[n * 8 + g][t], c);
-                float(&to)[4] = acc[k][n];
-                to[0] = fmaf(factor[0], c[0], to[0]), to[1] = fmaf(factor[0], c[1], to[1]);
-                to[2] = fmaf(factor[1], c[2], to[2]), to[3] = fmaf(factor[1], c[3], to[3]);
-            }
-        }
+        for (int k = 0; k < 2; k++) add_minima<TYPE, NT>(block[k], from.sums, lane, acc[k]);
     }
 }
 
@@ -130,12 +108,8 @@ DS4_DEVICE void expert_wide(const ExpertTileParams &p) {
     ExpertMemory &m = *reinterpret_cast<ExpertMemory *>(memory);
     if (blockIdx.y >= *ptr<const u32>(p.item_count)) return;
     Item item = ptr<const Item>(p.items)[blockIdx.y];
-    if (threadIdx.x < kColumns) {
-        u32 slot = ptr<const u32>(p.list)[item.first + min_u(threadIdx.x, item.count - 1)];
-        m.x_row[threadIdx.x] = p.by_slot ? slot : slot / p.slots;
-        m.y_row[threadIdx.x] = slot;
-        m.place[threadIdx.x] = m.x_row[threadIdx.x] * p.x.blocks * 512;
-    }
+    note_columns(m, p, item);
+    if (threadIdx.x < kColumns) m.place[threadIdx.x] = m.x_row[threadIdx.x] * p.x.blocks * 512;
     if (TYPE == IQ2_XXS) load_grid(m.grid);
     sync_block();
     u32 matrix = blockIdx.x / p.units, tile = blockIdx.x % p.units * 16 + threadIdx.x / 32 * 2;

@@ -1,6 +1,6 @@
 // Mixture of experts: choice, grouping of a batch by expert, gate and up products with SwiGLU, down products, sums.
 #include "forms.cuh"
-#include "product.cuh"
+#include "expert_sort.cuh"
 
 struct RouteParams {
     u64 scores, bias, table, rows, ids, weights;
@@ -10,8 +10,6 @@ struct RouteParams {
 };
 
 DS4_DEVICE float softplus(float x) { return fmaxf(x, 0.0f) + log1pf(expf(-fabsf(x))); }
-
-constexpr int kMostExperts = 512;
 
 /// Experts of each row by the largest score plus bias (the lower number first among equals), or by the token's table row.
 /// grid: rows; 256 threads, of which the first warp chooses.
@@ -72,57 +70,22 @@ struct GroupParams {
 /// Slots (row * (used + 1) + choice) sorted by expert, then by number, and the items to compute: runs of at most `columns` slots of
 /// one expert. The shared expert, which every row has, comes first, as number n_expert. One block of 1024 threads.
 DS4_KERNEL(group_slots, 1024, 1, GroupParams) {
-    __shared__ u32 count[kMostExperts], first[kMostExperts], first_item[kMostExperts];
-    u32 t = threadIdx.x, lane = t % 32, slots = p.used + 1, choices = p.rows * p.used;
+    __shared__ ExpertPlaces places;
+    u32 t = threadIdx.x, slots = p.used + 1, choices = p.rows * p.used;
     const u32 *ids = ptr<const u32>(p.ids);
     u32 *list = ptr<u32>(p.list);
     Item *items = ptr<Item>(p.items);
-    for (u32 e = t; e < p.n_expert; e += 1024) count[e] = 0;
-    sync_block();
-    for (u32 i = t; i < choices; i += 1024) atomic_add(&count[ids[i]], 1);
+    places.count_choices(ids, choices, p.n_expert);
     for (u32 i = t; i < p.rows; i += 1024) list[i] = i * slots + p.used;
     u32 shared_items = div_up(p.rows, p.columns);
     for (u32 i = t; i < shared_items; i += 1024)
         items[i] = {p.n_expert, i * p.columns, min_u(p.columns, p.rows - i * p.columns), 0};
     sync_block();
-    if (t < 32) {
-        // Lane l has the experts from l * per on.
-        u32 per = div_up(p.n_expert, 32), slots_here = 0, items_here = 0;
-        for (u32 e = lane * per; e < min_u(lane * per + per, p.n_expert); e++)
-            slots_here += count[e], items_here += div_up(count[e], p.columns);
-        u32 slot = slots_here, item = items_here;
-        for (u32 step = 1; step < 32; step *= 2) {
-            u32 other_slot = shuffle(slot, int(lane - step)), other_item = shuffle(item, int(lane - step));
-            if (lane >= step) slot += other_slot, item += other_item;
-        }
-        if (lane == 31) *ptr<u32>(p.item_count) = shared_items + item;
-        slot += p.rows - slots_here, item += shared_items - items_here;
-        for (u32 e = lane * per; e < min_u(lane * per + per, p.n_expert); e++) {
-            first[e] = slot, first_item[e] = item;
-            slot += count[e], item += div_up(count[e], p.columns);
-        }
-    }
+    if (t < 32) places.place(p.n_expert, p.columns, p.rows, shared_items, ptr<u32>(p.item_count));
     sync_block();
-    for (u32 e = t; e < p.n_expert; e += 1024)
-        for (u32 i = 0; i * p.columns < count[e]; i++)
-            items[first_item[e] + i] = {e, first[e] + i * p.columns, min_u(p.columns, count[e] - i * p.columns), 0};
-    for (u32 e = t / 32; e < p.n_expert; e += 32) {
-        u32 at = first[e];
-        if (count[e] == 0) continue;
-        // Several loads on their way at a time.
-        constexpr int kBatch = 8;
-        for (u32 base = 0; base < choices; base += 32 * kBatch) {
-            u32 id[kBatch];
-#pragma unroll
-            for (int k = 0; k < kBatch; k++) id[k] = base + k * 32 + lane < choices ? ids[base + k * 32 + lane] : ~0u;
-#pragma unroll
-            for (int k = 0; k < kBatch; k++) {
-                u32 i = base + k * 32 + lane, votes = warp_votes(id[k] == e);
-                if (id[k] == e) list[at + count_bits(votes & ((1u << lane) - 1))] = i / p.used * slots + i % p.used;
-                at += count_bits(votes);
-            }
-        }
-    }
+    for (u32 e = t; e < p.n_expert; e += 1024) places.write_items(e, p.columns, items);
+    for (u32 e = t / 32; e < p.n_expert; e += 32)
+        if (places.count[e] > 0) list_choices<true>(ids, 0, choices, e, p.used, list, places.first[e]);
 }
 
 struct ExpertParams {

@@ -2,10 +2,8 @@
 //
 // Weights and columns both pass through shared memory, in steps of 128 columns of W (64 of float16). Warp w has rows
 // 32 (w % 4) and on, and columns 32 (w / 4) and on.
-#include "tile.cuh"
+#include "linear_large.cuh"
 
-constexpr int kRowTiles = 8;
-constexpr int kColumns = 128;
 constexpr int kWarpColumns = 32;
 /// Bytes from one column's 128 codes to the next: lanes of half a warp read from different banks.
 constexpr int kCodeStride = 160;
@@ -17,12 +15,6 @@ struct IntegerStage {
     u16 row_scales[kRowTiles][16][4];
     u8 codes[kColumns * kCodeStride];
     float scales[4][kColumns];
-};
-
-/// Two groups of float16.
-struct HalfStage {
-    uint4 weights[kRowTiles][2][2][32];
-    uint4 hi[kColumns / 8][2][32], lo[kColumns / 8][2][32];
 };
 
 constexpr int kIntegerStages = 2 + 2 * kMoreStages;
@@ -89,7 +81,7 @@ DS4_DEVICE void use_integers(const IntegerStage &from, u32 warp, u32 lane, WarpS
     u32 g = lane / 4, t = lane % 4, rows = warp % 4 * 2, columns = warp / 4 * kWarpColumns;
     uint2 scales[2][2];
 #pragma unroll
-    for (int k = 0; k < 4; k++) scales[k / 2][k % 2] = *reinterpret_cast<const uint2 *>(from.row_scales[rows + k / 2][g + k % 2 * 8]);
+    for (int k = 0; k < 4; k++) scales[k / 2][k % 2] = load<uint2>(from.row_scales[rows + k / 2][g + k % 2 * 8]);
 #pragma unroll
     for (int i = 0; i < 4; i++) {
         u32 a[2][4];
@@ -121,45 +113,16 @@ DS4_DEVICE void load_halves(HalfStage &to, Sources &from) {
     from.codes += 128, from.others += 128;
 }
 
-DS4_DEVICE void use_halves(const HalfStage &from, u32 warp, u32 lane, WarpSums<2, 4> &sums) {
-    u32 rows = warp % 4 * 2, octets = warp / 4 * 4;
-#pragma unroll
-    for (int i = 0; i < 2; i++) {
-        uint4 r[2][2];
-#pragma unroll
-        for (int m = 0; m < 2; m++) r[m][0] = from.weights[rows + m][i][0][lane], r[m][1] = from.weights[rows + m][i][1][lane];
-#pragma unroll
-        for (int n = 0; n < 4; n++) {
-            uint4 hi = from.hi[octets + n][i][lane], lo = from.lo[octets + n][i][lane];
-#pragma unroll
-            for (int m = 0; m < 2; m++) {
-                float(&to)[4] = sums.segment[m][n];
-                mma_f16(to, r[m][0].x, r[m][1].x, r[m][0].y, r[m][1].y, hi.x, hi.y);
-                mma_f16(to, r[m][0].x, r[m][1].x, r[m][0].y, r[m][1].y, lo.x, lo.y);
-                mma_f16(to, r[m][0].z, r[m][1].z, r[m][0].w, r[m][1].w, hi.z, hi.w);
-                mma_f16(to, r[m][0].z, r[m][1].z, r[m][0].w, r[m][1].w, lo.z, lo.w);
-            }
-        }
-    }
-}
-
 /// grid: (columns / 128, units of 128 rows of all products); 512 threads.
 DS4_KERNEL(linear_tile, 512, 1, ProductParams) {
     DS4_DYNAMIC_SHARED(memory);
     TileMemory &m = *reinterpret_cast<TileMemory *>(memory);
-    u32 index = 0, unit = blockIdx.y, warp = threadIdx.x / 32, lane = threadIdx.x % 32;
-    while (unit >= p.products[index].unit_end) index++;
-    if (index > 0) unit -= p.products[index - 1].unit_end;
-    const Product &product = p.products[index];
+    u32 warp = threadIdx.x / 32, lane = threadIdx.x % 32;
+    LargeUnit unit = note_columns(m, p);
+    const Product &product = unit.product;
     const Weight &w = product.w;
-    u32 first = blockIdx.x * kColumns, group = product.group_rows == 0 ? 0 : unit * 128 / product.group_rows;
-    if (threadIdx.x < kColumns) {
-        u32 column = min_u(first + threadIdx.x, p.rows - 1);
-        m.x_row[threadIdx.x] = column * product.x_rows + group;
-        m.y_row[threadIdx.x] = column;
-    }
     sync_block();
-    u32 tile = unit * kRowTiles, rows = tile + warp % 4 * 2, columns = warp / 4 * kWarpColumns;
+    u32 first = unit.first, tile = unit.tile, rows = tile + warp % 4 * 2, columns = warp / 4 * kWarpColumns;
     // Warps without rows or columns help to load.
     bool idle = first + columns >= p.rows || rows * 16 >= w.rows;
     Segments s = segments_of(w.blocks);

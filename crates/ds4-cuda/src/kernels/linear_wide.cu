@@ -2,10 +2,8 @@
 // Q8_0 and F16. The integers of Q8_0 and of the columns are multiplied as float16, exactly.
 //
 // Weights of Q8_0 become float16 on their way into shared memory. Warp w has rows 32 (w % 4) and on, and columns 64 (w / 4) and on.
-#include "tile.cuh"
+#include "linear_large.cuh"
 
-constexpr int kRowTiles = 8;
-constexpr int kColumns = 128;
 constexpr int kStages = 3;
 
 /// Four groups of 32.
@@ -14,12 +12,6 @@ struct CodeStage {
     float scales[4][kColumns];
     /// Of rows: [tile][row][group].
     u16 row_scales[kRowTiles][16][4];
-};
-
-/// Two groups of float16 weights and columns.
-struct HalfStage {
-    uint4 weights[kRowTiles][2][2][32];
-    uint4 hi[kColumns / 8][2][32], lo[kColumns / 8][2][32];
 };
 
 struct WideMemory {
@@ -113,7 +105,7 @@ DS4_DEVICE void use_codes(const CodeStage &from, const uint4 (&weights)[kRowTile
     u32 g = lane / 4, t = lane % 4, rows = warp % 4 * 2, columns = warp / 4 * 64;
     uint2 scales[2][2];
 #pragma unroll
-    for (int k = 0; k < 4; k++) scales[k / 2][k % 2] = *reinterpret_cast<const uint2 *>(from.row_scales[rows + k / 2][g + k % 2 * 8]);
+    for (int k = 0; k < 4; k++) scales[k / 2][k % 2] = load<uint2>(from.row_scales[rows + k / 2][g + k % 2 * 8]);
 #pragma unroll
     for (int i = 0; i < 4; i++) {
         u32 a[2][8];
@@ -131,45 +123,16 @@ DS4_DEVICE void use_codes(const CodeStage &from, const uint4 (&weights)[kRowTile
     }
 }
 
-DS4_DEVICE void use_halves(const HalfStage &from, u32 warp, u32 lane, WarpSums<2, 8> &sums) {
-    u32 rows = warp % 4 * 2, octets = warp / 4 * 8;
-#pragma unroll
-    for (int i = 0; i < 2; i++) {
-        uint4 r[2][2];
-#pragma unroll
-        for (int m = 0; m < 2; m++) r[m][0] = from.weights[rows + m][i][0][lane], r[m][1] = from.weights[rows + m][i][1][lane];
-#pragma unroll
-        for (int n = 0; n < 8; n++) {
-            uint4 hi = from.hi[octets + n][i][lane], lo = from.lo[octets + n][i][lane];
-#pragma unroll
-            for (int m = 0; m < 2; m++) {
-                float(&to)[4] = sums.segment[m][n];
-                mma_f16(to, r[m][0].x, r[m][1].x, r[m][0].y, r[m][1].y, hi.x, hi.y);
-                mma_f16(to, r[m][0].x, r[m][1].x, r[m][0].y, r[m][1].y, lo.x, lo.y);
-                mma_f16(to, r[m][0].z, r[m][1].z, r[m][0].w, r[m][1].w, hi.z, hi.w);
-                mma_f16(to, r[m][0].z, r[m][1].z, r[m][0].w, r[m][1].w, lo.z, lo.w);
-            }
-        }
-    }
-}
-
 /// grid: (columns / 128, units of 128 rows of all products); 256 threads.
 DS4_KERNEL(linear_wide, 256, 1, ProductParams) {
     DS4_DYNAMIC_SHARED(memory);
     WideMemory &m = *reinterpret_cast<WideMemory *>(memory);
-    u32 index = 0, unit = blockIdx.y, warp = threadIdx.x / 32, lane = threadIdx.x % 32;
-    while (unit >= p.products[index].unit_end) index++;
-    if (index > 0) unit -= p.products[index - 1].unit_end;
-    const Product &product = p.products[index];
+    u32 warp = threadIdx.x / 32, lane = threadIdx.x % 32;
+    LargeUnit unit = note_columns(m, p);
+    const Product &product = unit.product;
     const Weight &w = product.w;
-    u32 first = blockIdx.x * kColumns, group = product.group_rows == 0 ? 0 : unit * 128 / product.group_rows;
-    if (threadIdx.x < kColumns) {
-        u32 column = min_u(first + threadIdx.x, p.rows - 1);
-        m.x_row[threadIdx.x] = column * product.x_rows + group;
-        m.y_row[threadIdx.x] = column;
-    }
     sync_block();
-    u32 tile = unit * kRowTiles, rows = tile + warp % 4 * 2, columns = warp / 4 * 64;
+    u32 first = unit.first, tile = unit.tile, rows = tile + warp % 4 * 2, columns = warp / 4 * 64;
     // Warps without rows or columns help to load.
     bool idle = first + columns >= p.rows || rows * 16 >= w.rows;
     Segments s = segments_of(w.blocks);
