@@ -20,7 +20,7 @@ pub(super) fn copy_sane(logits: &[f32], work: &mut Vec<f32>) -> Option<(u32, f32
 
 /// The largest logit and its token, of equal ones the lowest id; `None` if there is none above -∞. logits: no NaN.
 pub(super) fn largest(logits: &[f32]) -> Option<(u32, f32)> {
-    let max = of_blocks(logits, |block| block.iter().fold(f32::NEG_INFINITY, |a, &b| if b > a { b } else { a }));
+    let max = max_of(logits);
     if max == f32::NEG_INFINITY {
         return None;
     }
@@ -29,8 +29,8 @@ pub(super) fn largest(logits: &[f32]) -> Option<(u32, f32)> {
     Some(((block * BLOCK + inside) as u32, max))
 }
 
-/// The largest of all, lane by lane; `tail` finds that of what fills no block.
-fn of_blocks(logits: &[f32], tail: impl Fn(&[f32]) -> f32) -> f32 {
+/// The largest logit, found lane by lane.
+fn max_of(logits: &[f32]) -> f32 {
     let (blocks, rest) = logits.as_chunks::<LANES>();
     let mut lanes = [f32::NEG_INFINITY; LANES];
     for block in blocks {
@@ -38,7 +38,7 @@ fn of_blocks(logits: &[f32], tail: impl Fn(&[f32]) -> f32) -> f32 {
             *lane = if logit > *lane { logit } else { *lane };
         }
     }
-    tail(&lanes).max(tail(rest))
+    lanes.iter().chain(rest).copied().fold(f32::NEG_INFINITY, f32::max)
 }
 
 /// What weights are relative to.

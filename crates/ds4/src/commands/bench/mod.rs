@@ -125,7 +125,7 @@ fn measure_sessions(
         writing,
     };
     if let Some(target) = &args.json {
-        put(target, &sessions::json(&report))?;
+        put(target, &output::json(&report))?;
     }
     if args.json.as_deref() != Some(Path::new("-")) {
         print(&sessions::table(&report))?;

@@ -3,6 +3,7 @@
 use std::fmt::Write;
 
 use plotters::prelude::*;
+use serde::Serialize;
 
 use super::measure::{OperationTime, Report};
 use crate::units;
@@ -98,13 +99,14 @@ pub fn profile(report: &Report) -> String {
     text
 }
 
-fn line(text: &mut String, arguments: std::fmt::Arguments<'_>) {
+/// Adds a line.
+pub fn line(text: &mut String, arguments: std::fmt::Arguments<'_>) {
     // Writing to a string cannot fail.
     let _ = writeln!(text, "{arguments}");
 }
 
 /// The report as it is.
-pub fn json(report: &Report) -> String {
+pub fn json<T: Serialize>(report: &T) -> String {
     // Plain numbers and strings: nothing that JSON cannot hold.
     let mut text = serde_json::to_string_pretty(report).unwrap_or_default();
     text.push('\n');

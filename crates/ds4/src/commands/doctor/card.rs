@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use ds4_cuda::{CudaDevice, Device, DeviceInfo};
-use ds4_model::KvPrecision;
+use ds4_model::{KvPrecision, Model};
 use serde::Serialize;
 
 use crate::card::CardFit;
@@ -34,19 +34,23 @@ impl Card {
     /// # Errors
     /// No temporary file can be made.
     pub fn look(kv: KvPrecision) -> anyhow::Result<Vec<Card>> {
-        ds4_cuda::devices().unwrap_or_default().into_iter().map(|info| Card::new(info, kv)).collect()
+        let devices = ds4_cuda::devices().unwrap_or_default();
+        if devices.is_empty() {
+            return Ok(Vec::new());
+        }
+        let models = fit::uniform_models()?;
+        Ok(devices.into_iter().map(|info| Card::new(info, &models, kv)).collect())
     }
 
-    fn new(info: DeviceInfo, kv: KvPrecision) -> anyhow::Result<Card> {
+    fn new(info: DeviceInfo, models: &[(&'static str, Model)], kv: KvPrecision) -> Card {
         let measured = CudaDevice::open(info.ordinal).and_then(|device| {
             let device: Arc<dyn Device> = device;
             ds4_cuda::read_bandwidth(&device)
         });
-        let mut models = Vec::new();
-        for (name, model) in fit::uniform_models()? {
-            models.push((name, CardFit::new(info.name.clone(), info.memory, &model, kv)));
-        }
-        Ok(Card {
+        let fit =
+            |(name, model): &(&'static str, Model)| (*name, CardFit::new(info.name.clone(), info.memory, model, kv));
+        let models = models.iter().map(fit).collect();
+        Card {
             name: info.name,
             memory: info.memory,
             capability: format!("{}.{}", info.capability.0, info.capability.1),
@@ -54,7 +58,7 @@ impl Card {
             unusable: measured.as_ref().err().map(ToString::to_string),
             bandwidth: measured.ok().flatten(),
             models,
-        })
+        }
     }
 
     /// What it is, in words for people.

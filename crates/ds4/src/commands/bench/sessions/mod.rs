@@ -16,7 +16,7 @@ use crate::terminal::Waiting;
 use report::{BesidePrompt, Resumed, Together, Writing};
 use watch::Watched;
 
-pub use report::{SessionsReport, json, table};
+pub use report::{SessionsReport, table};
 
 /// Tokens of a prompt that is there only because a session has one.
 const SHORT: usize = 32;

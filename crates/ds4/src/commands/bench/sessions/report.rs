@@ -1,9 +1,8 @@
 //! What was measured of sessions together, as a table.
 
-use std::fmt::Write;
-
 use serde::Serialize;
 
+use crate::commands::bench::output::line;
 use crate::units;
 
 /// What was measured.
@@ -156,19 +155,6 @@ pub fn table(report: &SessionsReport) -> String {
     text
 }
 
-fn line(text: &mut String, arguments: std::fmt::Arguments<'_>) {
-    // Writing to a string cannot fail.
-    let _ = writeln!(text, "{arguments}");
-}
-
-/// The report as it is.
-pub fn json(report: &SessionsReport) -> String {
-    // Plain numbers and strings: nothing that JSON cannot hold.
-    let mut text = serde_json::to_string_pretty(report).unwrap_or_default();
-    text.push('\n');
-    text
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -209,7 +195,8 @@ mod tests {
         assert!(text.contains("above the bound of 300 ms") && text.contains("-2.0 %"), "{text}");
         assert!(text.lines().all(|line| line.chars().count() <= 80), "{text}");
         assert!((report.writing.cost() - 0.02).abs() < 1e-9);
-        let parsed: serde_json::Value = serde_json::from_str(&json(&report)).expect("JSON");
+        let parsed: serde_json::Value =
+            serde_json::from_str(&crate::commands::bench::output::json(&report)).expect("JSON");
         assert_eq!(parsed["together"][1]["sessions"], 8);
     }
 }
