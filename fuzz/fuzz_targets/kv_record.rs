@@ -26,7 +26,7 @@ fuzz_target!(|input: (bool, bool, Vec<u32>, u64, Vec<u8>, Vec<u8>)| {
         }
     }
     if let Some(end) = bytes.len().checked_sub(8).filter(|_| bytes != intact) {
-        let checksum = xxhash_rust::xxh3::xxh3_64(&bytes[..end]);
+        let checksum = twox_hash::XxHash3_64::oneshot(&bytes[..end]);
         bytes[end..].copy_from_slice(&checksum.to_le_bytes());
     }
     match read(&bytes.clone().into()) {

@@ -21,7 +21,7 @@ fuzz_target!(|input: (u64, Vec<u8>)| {
     let mut bytes = saved[..16].to_vec();
     bytes.extend(len.to_le_bytes());
     bytes.extend(&tail);
-    bytes.extend(xxhash_rust::xxh3::xxh3_64(&bytes).to_le_bytes());
+    bytes.extend(twox_hash::XxHash3_64::oneshot(&bytes).to_le_bytes());
     match Sequence::from_bytes(&LAYOUT, 7, &bytes) {
         Ok(sequence) => assert!(sequence.to_bytes(7) == bytes),
         Err(error) => assert!(error.to_string().starts_with("saved state: ")),

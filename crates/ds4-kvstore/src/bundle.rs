@@ -13,6 +13,7 @@ use crate::error::StoreError;
 use crate::maintenance::Entry;
 use crate::record::{FORMAT_VERSION, Header, Kind, read};
 use crate::save::Save;
+use crate::storage::ReadMemory;
 use crate::storage::private;
 use crate::store::KvStore;
 
@@ -43,7 +44,7 @@ impl KvStore {
         for (key, kind) in records {
             let (header, payload) = self
                 .files()
-                .read(&key, kind)
+                .read(&key, kind, &mut ReadMemory::default())
                 .map_err(|error| StoreError::Bundle { path: self.files().path(&key, kind), why: error.to_string() })?;
             let (head, checksum) = header.frame(&payload);
             written += write(&header.file_len(payload.len()).to_le_bytes())?;

@@ -6,6 +6,7 @@ use crate::error::StoreError;
 use crate::index::{Id, SnapshotRow, key};
 use crate::key::ChainKey;
 use crate::record::Kind;
+use crate::storage::ReadMemory;
 use crate::store::{KvStore, TITLES};
 
 /// A stored snapshot, as lists show it.
@@ -154,12 +155,12 @@ impl KvStore {
     pub fn tokens_of(&self, entry: &Entry) -> Result<Option<Vec<u32>>, StoreError> {
         let mut tokens = Vec::new();
         for (key, _) in self.pages_of(entry)? {
-            match self.files().read(&key, Kind::Page) {
+            match self.files().read(&key, Kind::Page, &mut ReadMemory::default()) {
                 Ok((header, _)) => tokens.extend(header.tokens),
                 Err(_) => return Ok(None),
             }
         }
-        Ok(self.files().read(&entry.key, Kind::Snapshot).ok().map(|(header, _)| {
+        Ok(self.files().read(&entry.key, Kind::Snapshot, &mut ReadMemory::default()).ok().map(|(header, _)| {
             tokens.extend(header.tokens);
             tokens
         }))
@@ -185,7 +186,7 @@ impl KvStore {
         let mut faults = Vec::new();
         for (number, &(key, is_page)) in keys.iter().enumerate() {
             let kind = if is_page { Kind::Page } else { Kind::Snapshot };
-            if let Err(error) = self.files().read(&key, kind) {
+            if let Err(error) = self.files().read(&key, kind, &mut ReadMemory::default()) {
                 faults.push(Fault { key, is_page, why: error.to_string() });
             }
             progress(number + 1, keys.len());

@@ -20,10 +20,11 @@
 //! The key follows from parent and tokens and is checked against them; that the payload is theirs is what the checksum is
 //! for.
 
+use std::hash::Hasher;
 use std::io;
 
 use bytes::Bytes;
-use xxhash_rust::xxh3::{Xxh3Default, xxh3_64};
+use twox_hash::XxHash3_64;
 
 use crate::key::ChainKey;
 
@@ -126,10 +127,10 @@ impl Header {
             head.extend_from_slice(key.as_bytes());
         }
         self.tokens.iter().for_each(|token| head.extend_from_slice(&token.to_le_bytes()));
-        let mut hash = Xxh3Default::new();
-        hash.update(&head);
-        hash.update(payload);
-        (head, hash.digest().to_le_bytes())
+        let mut hash = XxHash3_64::new();
+        hash.write(&head);
+        hash.write(payload);
+        (head, hash.finish().to_le_bytes())
     }
 
     /// Length of the file for a payload of `payload` bytes.
@@ -169,7 +170,7 @@ pub fn read(bytes: &Bytes) -> Result<(Header, Bytes), RecordError> {
         return Err(RecordError::Shape);
     }
     let Some((body, checksum)) = bytes.split_last_chunk::<CHECKSUM>() else { return Err(RecordError::Shape) };
-    if xxh3_64(body) != u64::from_le_bytes(*checksum) {
+    if XxHash3_64::oneshot(body) != u64::from_le_bytes(*checksum) {
         return Err(RecordError::Checksum);
     }
     let begin = HEADER + n_tokens as usize * 4;

@@ -10,7 +10,7 @@ use std::path::Path;
 use crate::index::{Index, NewSnapshot};
 use crate::key::ChainKey;
 use crate::record::{Header, Kind, longest_file, read};
-use crate::storage::Storage;
+use crate::storage::{ReadMemory, Storage};
 use crate::store::{Warn, disk_bytes, file_name};
 
 /// Brings the folder of files and the index together. Returns the keys of what there is then.
@@ -65,7 +65,7 @@ fn adopt(
     let mut candidates: Vec<(Header, u64)> = Vec::new();
     for name in strangers.into_keys() {
         let path = pages.join(&name);
-        let header = storage.read(&path, longest_file()).ok().and_then(|bytes| {
+        let header = storage.read(&path, longest_file(), &mut ReadMemory::default()).ok().and_then(|bytes| {
             let (header, _) = read(&bytes).ok()?;
             (name == file_name(&header.key(), header.kind == Kind::Page)).then_some((header, bytes.len() as u64))
         });

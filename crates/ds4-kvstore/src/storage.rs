@@ -6,6 +6,22 @@ use std::path::Path;
 
 use bytes::Bytes;
 
+#[cfg(unix)]
+pub use crate::buffer::ReadMemory;
+
+/// Where files that are read together are put: here the allocator's memory.
+#[cfg(not(unix))]
+#[derive(Default)]
+pub struct ReadMemory;
+
+#[cfg(not(unix))]
+impl ReadMemory {
+    /// For `files` files.
+    pub fn for_files(_files: usize) -> Self {
+        Self
+    }
+}
+
 /// A file system.
 ///
 /// What [`write`](Self::write) wrote is durable after [`sync`](Self::sync), and a name that was given or taken after
@@ -29,11 +45,11 @@ pub trait Storage: Send + Sync {
     /// Removes a file.
     fn remove(&self, path: &Path) -> io::Result<()>;
 
-    /// Reads a whole file.
+    /// Reads a whole file, into `memory` if that is of use.
     ///
     /// # Errors
     /// The system's, and `InvalidData` for a file of more than `most` bytes.
-    fn read(&self, path: &Path, most: u64) -> io::Result<Bytes>;
+    fn read(&self, path: &Path, most: u64, memory: &mut ReadMemory) -> io::Result<Bytes>;
 
     /// The names in a folder with their sizes; none if there is no such folder.
     fn list(&self, path: &Path) -> io::Result<Vec<(String, u64)>>;
@@ -74,13 +90,13 @@ impl Storage for Disk {
         fs::remove_file(path)
     }
 
-    fn read(&self, path: &Path, most: u64) -> io::Result<Bytes> {
+    fn read(&self, path: &Path, most: u64, memory: &mut ReadMemory) -> io::Result<Bytes> {
         let file = File::open(path)?;
         let len = file.metadata()?.len();
         if len > most {
             return Err(ErrorKind::InvalidData.into());
         }
-        read_whole(file, usize::try_from(len).map_err(|_| ErrorKind::OutOfMemory)?)
+        read_whole(file, usize::try_from(len).map_err(|_| ErrorKind::OutOfMemory)?, memory)
     }
 
     fn list(&self, path: &Path) -> io::Result<Vec<(String, u64)>> {
@@ -117,10 +133,8 @@ const DIRECT_FROM: usize = 128 << 10;
 /// Reads a file of `len` bytes. In one piece and directly into the memory where it stays, which many files are read several times as
 /// quickly with as through the system's cache.
 #[cfg(unix)]
-fn read_whole(file: File, len: usize) -> io::Result<Bytes> {
-    use crate::buffer::Buffer;
-
-    let mut buffer = Buffer::with_room_for(len)?;
+fn read_whole(file: File, len: usize, memory: &mut ReadMemory) -> io::Result<Bytes> {
+    let mut buffer = memory.take(len)?;
     #[cfg(any(target_os = "linux", target_os = "android"))]
     if len >= DIRECT_FROM {
         // A file system that cannot do it refuses here or below.
@@ -148,7 +162,7 @@ fn is_direct(file: &File) -> bool {
 }
 
 #[cfg(not(unix))]
-fn read_whole(mut file: File, len: usize) -> io::Result<Bytes> {
+fn read_whole(mut file: File, len: usize, _: &mut ReadMemory) -> io::Result<Bytes> {
     let mut bytes = Vec::new();
     bytes.try_reserve_exact(len).map_err(|_| ErrorKind::OutOfMemory)?;
     io::Read::read_to_end(&mut io::Read::take(&mut file, len as u64), &mut bytes)?;
@@ -163,15 +177,17 @@ mod tests {
     fn files_of_all_lengths_are_read_whole() {
         let folder = tempfile::tempdir().expect("a folder");
         let path = folder.path().join("file");
+        let mut memory = ReadMemory::for_files(3);
+        let mut read = |path: &Path, most| Disk.read(path, most, &mut memory);
         for len in [0, 1, 4096, (128 << 10) - 1, 128 << 10, (1 << 20) + 1, 3 * 4096 * 100 + 511] {
             let bytes: Vec<u8> = (0..len).map(|n| (n * 31 % 251) as u8).collect();
             Disk.write(&path, &[&bytes]).expect("room");
-            assert!(Disk.read(&path, len as u64).expect("a file") == bytes, "{len}");
+            assert!(read(&path, len as u64).expect("a file") == bytes, "{len}");
             if len > 0 {
-                let error = Disk.read(&path, len as u64 - 1).expect_err("too long");
+                let error = read(&path, len as u64 - 1).expect_err("too long");
                 assert_eq!(error.kind(), ErrorKind::InvalidData);
             }
         }
-        assert_eq!(Disk.read(&folder.path().join("none"), 9).expect_err("not there").kind(), ErrorKind::NotFound);
+        assert_eq!(read(&folder.path().join("none"), 9).expect_err("not there").kind(), ErrorKind::NotFound);
     }
 }

@@ -18,7 +18,7 @@ use crate::prefixes::Prefixes;
 use crate::record::{FORMAT_VERSION, Header, Kind, RecordError, longest_file, read};
 use crate::recover::recover;
 use crate::stats::StoreStats;
-use crate::storage::{Disk, Storage, private};
+use crate::storage::{Disk, ReadMemory, Storage, private};
 use crate::writer::WriteBehind;
 
 /// Where warnings go: one sentence each. Nothing that is only warned of can make an answer wrong.
@@ -326,9 +326,14 @@ impl Files {
         self.pages.join(file_name(key, kind == Kind::Page))
     }
 
-    /// Reads a file, and checks that it is what its name says.
-    pub(crate) fn read(&self, key: &ChainKey, kind: Kind) -> Result<(Header, Bytes), RecordError> {
-        let bytes = match self.storage.read(&self.path(key, kind), longest_file()) {
+    /// Reads a file into `memory`, and checks that it is what its name says.
+    pub(crate) fn read(
+        &self,
+        key: &ChainKey,
+        kind: Kind,
+        memory: &mut ReadMemory,
+    ) -> Result<(Header, Bytes), RecordError> {
+        let bytes = match self.storage.read(&self.path(key, kind), longest_file(), memory) {
             Err(error) if error.kind() == ErrorKind::InvalidData => return Err(RecordError::Shape),
             bytes => bytes?,
         };

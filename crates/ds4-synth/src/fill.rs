@@ -3,7 +3,7 @@
 use std::sync::LazyLock;
 
 use ds4_gguf::TensorType;
-use xxhash_rust::xxh3::xxh3_64_with_seed;
+use twox_hash::XxHash3_64;
 
 use crate::shape::{Content, TensorSpec};
 
@@ -28,7 +28,7 @@ impl Filler {
         seed: u64,
         mut write: impl FnMut(&[u8]) -> Result<(), E>,
     ) -> Result<(), E> {
-        let mut random = Random(xxh3_64_with_seed(spec.name.as_bytes(), seed) | 1);
+        let mut random = Random(XxHash3_64::oneshot_with_seed(seed, spec.name.as_bytes()) | 1);
         let block = match spec.content {
             Content::Experts => spec.dims[0] as usize * 4,
             _ => spec.ty.block_bytes(),

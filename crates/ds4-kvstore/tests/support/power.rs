@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard};
 
 use bytes::Bytes;
-use ds4_kvstore::storage::Storage;
+use ds4_kvstore::storage::{ReadMemory, Storage};
 
 #[derive(Clone, Default)]
 pub struct PowerDisk(Arc<Mutex<State>>);
@@ -164,7 +164,7 @@ impl Storage for PowerDisk {
         state.names.remove(path).map(|_| ()).ok_or(ErrorKind::NotFound.into())
     }
 
-    fn read(&self, path: &Path, most: u64) -> io::Result<Bytes> {
+    fn read(&self, path: &Path, most: u64, _: &mut ReadMemory) -> io::Result<Bytes> {
         let state = self.operation()?;
         let file = *state.names.get(path).ok_or(ErrorKind::NotFound)?;
         let bytes = state.files[file].bytes.clone();

@@ -5,11 +5,12 @@
 //! changes bytes everywhere in what it changes, so it changes blocks; what may go unnoticed is a few bytes edited by hand between them.
 //! Reading all 81 GB before the first answer would take longer than what the cache saves.
 
+use std::hash::Hasher;
 use std::ops::Range;
 use std::thread;
 
 use ds4_gguf::{Gguf, TensorInfo};
-use xxhash_rust::xxh3::Xxh3;
+use twox_hash::XxHash3_64;
 
 use crate::Config;
 
@@ -38,29 +39,29 @@ pub(super) fn fingerprint(gguf: &Gguf, config: &Config) -> u64 {
             .map(|thread| thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)))
             .collect()
     });
-    let mut hash = Xxh3::new();
+    let mut hash = XxHash3_64::new();
     // Every field by name: a field more is another fingerprint, which costs a cache and nothing else.
-    hash.update(format!("{config:?}").as_bytes());
+    hash.write(format!("{config:?}").as_bytes());
     for number in 0..tensors.len() {
-        hash.update(&parts[number % THREADS][number / THREADS].to_le_bytes());
+        hash.write(&parts[number % THREADS][number / THREADS].to_le_bytes());
     }
-    hash.digest()
+    hash.finish()
 }
 
 fn hash_tensor(info: &TensorInfo, data: &[u8], is_small: bool) -> u64 {
-    let mut hash = Xxh3::new();
-    hash.update(info.name.as_bytes());
-    hash.update(&info.ty.id().to_le_bytes());
+    let mut hash = XxHash3_64::new();
+    hash.write(info.name.as_bytes());
+    hash.write(&info.ty.id().to_le_bytes());
     for dim in info.dims() {
-        hash.update(&dim.to_le_bytes());
+        hash.write(&dim.to_le_bytes());
     }
     if is_small {
-        hash.update(data);
+        hash.write(data);
     } else {
         let parts = info.dims().get(2).map_or(1, |&slabs| usize::try_from(slabs).unwrap_or(1));
-        blocks(data.len(), parts.max(BLOCKS)).for_each(|block| hash.update(&data[block]));
+        blocks(data.len(), parts.max(BLOCKS)).for_each(|block| hash.write(&data[block]));
     }
-    hash.digest()
+    hash.finish()
 }
 
 /// The blocks of `len` bytes that are hashed: both ends, and one somewhere in each of `parts` equal parts. All of it if that is not

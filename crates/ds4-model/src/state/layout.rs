@@ -1,6 +1,6 @@
 //! Where everything lies in the state of a sequence, computed once from the model's shape.
 
-use xxhash_rust::xxh3::xxh3_64;
+use twox_hash::XxHash3_64;
 
 use crate::config::Config;
 use crate::numerics::KvPrecision;
@@ -101,7 +101,7 @@ impl StateLayout {
         words.extend([self.window, self.page_tokens]);
         words.extend(self.layers.iter().map(|layer| layer.ratio));
         let bytes: Vec<u8> = words.iter().flat_map(|&word| (word as u64).to_le_bytes()).collect();
-        xxh3_64(&bytes)
+        XxHash3_64::oneshot(&bytes)
     }
 
     /// Number of pages that a sequence of `tokens` tokens has rows in.

@@ -5,7 +5,7 @@
 
 use std::sync::Arc;
 
-use xxhash_rust::xxh3::xxh3_64;
+use twox_hash::XxHash3_64;
 
 use super::page::Page;
 use crate::ModelError;
@@ -35,7 +35,7 @@ impl Sequence {
         for page in &self.pages {
             out.extend_from_slice(page);
         }
-        let checksum = xxh3_64(&out);
+        let checksum = XxHash3_64::oneshot(&out);
         out.extend_from_slice(&checksum.to_le_bytes());
         out
     }
@@ -54,7 +54,7 @@ impl Sequence {
             return Err(ModelError::State(format!("it has format version {version}, this program writes {VERSION}")));
         }
         let (body, checksum) = bytes.split_at(bytes.len() - CHECKSUM);
-        if xxh3_64(body) != u64::from_le_bytes(array(checksum)) {
+        if XxHash3_64::oneshot(body) != u64::from_le_bytes(array(checksum)) {
             return refuse("its checksum does not match, it is damaged or cut off");
         }
         if u64::from_le_bytes(array(&body[8..16])) != identity_with_layout(identity, layout) {
@@ -85,7 +85,7 @@ impl Sequence {
 
 fn identity_with_layout(identity: u64, layout: &StateLayout) -> u64 {
     let both = [identity.to_le_bytes(), layout.fingerprint().to_le_bytes()].concat();
-    xxh3_64(&both)
+    XxHash3_64::oneshot(&both)
 }
 
 fn array<const N: usize>(bytes: &[u8]) -> [u8; N] {
