@@ -42,7 +42,7 @@ static INDICES: [u8; 64] = bytes_by!(i => i / 32 * 64 + i % 32 / 4 * 8 + i % 4);
 ///
 /// # Safety
 /// As for [`super::Kernel::row`].
-#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512vnni,avx512vbmi,gfni")]
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512vnni,avx512vbmi,avx512vbmi2,gfni")]
 pub(super) unsafe fn row(weights: &[u8], x: QuantizedRow<'_>, row: usize, partial: &mut Partial) {
     let groups = x.d.len();
     let blocks = groups / 8;
@@ -76,7 +76,7 @@ struct Constants {
 }
 
 impl Constants {
-    #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512vnni,avx512vbmi,gfni")]
+    #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512vnni,avx512vbmi,avx512vbmi2,gfni")]
     #[inline]
     fn load() -> Constants {
         // SAFETY: 64 bytes; the load needs no alignment.
@@ -88,7 +88,7 @@ impl Constants {
     ///
     /// # Safety
     /// `groups` have the 64 bytes of a block's groups, `x` the 256 activations of each of the blocks, `sums` their 16 sums.
-    #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512vnni,avx512vbmi,gfni")]
+    #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512vnni,avx512vbmi,avx512vbmi2,gfni")]
     #[inline]
     unsafe fn sums<const BLOCKS: usize>(&self, groups: [*const u8; 2], x: *const i8, sums: *const i16) -> __m512i {
         // SAFETY: the caller's promise; the loads need no alignment.
@@ -110,9 +110,8 @@ impl Constants {
             let x = unsafe { _mm512_maskz_loadu_epi8(octets, x.add(element * OCTETS * BLOCKS)) };
             sums[element / 4] = _mm512_dpbusd_epi32(sums[element / 4], values[element], x);
         }
-        // A sum has at most 19 bits, so four more fit.
-        let sum = _mm512_add_epi32(sums[0], sums[1]);
-        _mm512_or_si512(_mm512_slli_epi32::<4>(sum), _mm512_srli_epi32::<28>(words))
+        // A sum has at most 19 bits, so four more fit: those on top of the word, the scale.
+        _mm512_shldi_epi32::<4>(_mm512_add_epi32(sums[0], sums[1]), words)
     }
 }
 

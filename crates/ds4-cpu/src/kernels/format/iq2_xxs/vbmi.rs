@@ -13,12 +13,13 @@ use std::arch::x86_64::*;
 /// The magnitudes that two bits stand for; the fourth does not occur.
 const MAGNITUDES: [u8; 4] = [8, 25, 43, 0];
 
-/// Where the code of element `e`, of the first or last four, stands in a byte of [`PACKED`]. A byte permutation looks at
-/// six bits. The codes of elements 1 to 3 stand there, and not where the signs have the bit of the same element, so that
-/// only the code of element 0 has to be moved, by [`MOVE`], before the sign is put beside it.
-const PLACE: [u32; 4] = [6, 2, 4, 0];
-/// How far the code of element 0 moves down.
+/// Where the code of element `e`, of the first or last four, stands in a byte of [`PACKED`].
+const PLACE: [u32; 4] = [0, 2, 4, 6];
+/// A byte permutation looks at six bits: the codes and the signs of two elements, which therefore share an index. The first
+/// two of four elements find their codes where they stand, the others after all moved down by as much.
 const MOVE: u32 = 2;
+/// Where an index has the signs of its two elements: beside the codes of the first two, and below those of the others.
+const SIGNS: [u32; 2] = [4, 0];
 
 /// The grid with two bits per magnitude, at [`PLACE`]: of the first four elements of the 256 rows, then of the others.
 static PACKED: [[u8; 64]; 8] = packed();
@@ -55,9 +56,13 @@ macro_rules! bytes_by {
 }
 pub(in super::super::super) use bytes_by;
 
-/// For element `e` of four: the biased value that a code at its place and, in bit `e`, its sign stand for.
-static VALUES: [[u8; 64]; 4] =
-    [values(0, PLACE[0] - MOVE), values(1, PLACE[1]), values(2, PLACE[2]), values(3, PLACE[3])];
+/// For element `e` of four: the biased value that the code and the sign of an index stand for.
+static VALUES: [[u8; 64]; 4] = [
+    values(SIGNS[0], PLACE[0]),
+    values(SIGNS[0] + 1, PLACE[1]),
+    values(SIGNS[1], PLACE[2] - MOVE),
+    values(SIGNS[1] + 1, PLACE[3] - MOVE),
+];
 
 const fn values(sign: u32, code: u32) -> [u8; 64] {
     bytes_by!(i => {
@@ -68,12 +73,25 @@ const fn values(sign: u32, code: u32) -> [u8; 64] {
 
 /// Where the sign codes of two groups, 32 bits each, begin.
 static SIGN_BITS: [u8; 64] = bytes_by!(i => i % 8 / 4 * 32 + 7 * (i % 4));
-/// A matrix over bits: keeps the lower seven, and makes the eighth the parity of these.
-const WITH_PARITY: i64 = 0x0102_0408_1020_407f;
+/// A matrix over bits: from the seven bits of a sign code the signs of the eight elements, the last of which is the parity of
+/// the others. The signs of elements 0 to 3 come to lie where [`SIGNS`] says, those of the last four higher by [`MOVE`].
+const ALL_SIGNS: i64 = {
+    let mut rows = [0u8; 8];
+    let mut e = 0;
+    while e < 8 {
+        let bit = SIGNS[e % 4 / 2] as usize + e % 2 + e / 4 * MOVE as usize;
+        // The matrix begins with the row of the highest bit.
+        rows[7 - bit] = if e == 7 { 0x7f } else { 1 << e };
+        e += 1;
+    }
+    i64::from_le_bytes(rows)
+};
 
 /// Whether the processor has the instructions this needs beyond those of the AVX-512 set.
 pub(in super::super::super) fn is_offered() -> bool {
-    is_x86_feature_detected!("avx512vbmi") && is_x86_feature_detected!("gfni")
+    is_x86_feature_detected!("avx512vbmi")
+        && is_x86_feature_detected!("avx512vbmi2")
+        && is_x86_feature_detected!("gfni")
 }
 
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512vnni,avx512vbmi,gfni")]
@@ -138,7 +156,7 @@ impl Decoder {
     #[inline]
     pub fn signs(&self, words: __m512i) -> __m512i {
         let codes = _mm512_multishift_epi64_epi8(self.sign_bits, words);
-        _mm512_gf2p8affine_epi64_epi8::<0>(codes, _mm512_set1_epi64(WITH_PARITY))
+        _mm512_gf2p8affine_epi64_epi8::<0>(codes, _mm512_set1_epi64(ALL_SIGNS))
     }
 
     /// The values, [`BIAS`] added, of 64 octets with these indices and signs: the first elements of all, then the second
@@ -156,12 +174,15 @@ impl Decoder {
                 _mm512_permutex2var_epi8(grid[0], indices, grid[1]),
                 _mm512_permutex2var_epi8(grid[2], indices, grid[3]),
             );
-            let signs = if half == 0 { signs } else { _mm512_srli_epi16::<4>(signs) };
-            for e in 0..4 {
-                let codes = if e == 0 { _mm512_srli_epi16::<MOVE>(codes) } else { codes };
-                // The sign where the mask has a one, else the code.
-                let choice = _mm512_ternarylogic_epi32::<0xca>(_mm512_set1_epi8(1 << e), signs, codes);
-                values[4 * half + e] = _mm512_permutexvar_epi8(choice, register(&VALUES[e]));
+            let signs = if half == 0 { signs } else { _mm512_srli_epi16::<MOVE>(signs) };
+            for pair in 0..2 {
+                // Bits that come from the next byte are above the six that count.
+                let codes = if pair == 0 { codes } else { _mm512_srli_epi16::<MOVE>(codes) };
+                // The signs where the mask has ones, else the codes.
+                let choice = _mm512_ternarylogic_epi32::<0xca>(_mm512_set1_epi8(3 << SIGNS[pair]), signs, codes);
+                for e in [2 * pair, 2 * pair + 1] {
+                    values[4 * half + e] = _mm512_permutexvar_epi8(choice, register(&VALUES[e]));
+                }
             }
         }
         values
