@@ -169,7 +169,7 @@ DS4_DEVICE u32 as_bits(float f) {
 #endif
 }
 
-/// Bytes of `a` (0 to 3) and `b` (4 to 7) by the low three bits of the selector's nibbles. Their fourth bit must be 0.
+/// Bytes of `a` (0 to 3) and `b` (4 to 7) by the selector's lower four nibbles, whose fourth bit must be 0.
 DS4_DEVICE u32 byte_perm(u32 a, u32 b, u32 selector) {
 #ifdef DS4_EMULATION
     u64 both = (u64(b) << 32) | a;
@@ -177,7 +177,34 @@ DS4_DEVICE u32 byte_perm(u32 a, u32 b, u32 selector) {
     for (int i = 0; i < 4; i++) out |= u32(both >> (8 * ((selector >> (4 * i)) & 7)) & 0xFF) << (8 * i);
     return out;
 #else
-    return __byte_perm(a, b, selector);
+    // Not the function of this name, which masks the selector.
+    u32 out;
+    asm("prmt.b32 %0, %1, %2, %3;" : "=r"(out) : "r"(a), "r"(b), "r"(selector));
+    return out;
+#endif
+}
+
+/// c plus the sum of the products of the bytes of a and b, all unsigned. A byte of a, times a power of two, plus an offset is one
+/// instruction, and another unit's work than shifts and masks are.
+DS4_DEVICE u32 dot_bytes(u32 a, u32 b, u32 c) {
+#ifdef DS4_EMULATION
+    for (int i = 0; i < 4; i++) c += (a >> (8 * i) & 0xFF) * (b >> (8 * i) & 0xFF);
+    return c;
+#else
+    u32 out;
+    asm("dp4a.u32.u32 %0, %1, %2, %3;" : "=r"(out) : "r"(a), "r"(b), "r"(c));
+    return out;
+#endif
+}
+
+/// The upper 16 bits, by the unit that multiplies.
+DS4_DEVICE u32 high_half(u32 x) {
+#ifdef DS4_EMULATION
+    return x >> 16;
+#else
+    u32 out;
+    asm("dp2a.lo.u32.u32 %0, %1, %2, %3;" : "=r"(out) : "r"(x), "r"(0x100), "r"(0));
+    return out;
 #endif
 }
 

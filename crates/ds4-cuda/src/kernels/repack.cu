@@ -86,18 +86,27 @@ DS4_DEVICE void repack_q2k(const Source &s, u32 tile, u32 block, u8 *codes, u8 *
     }
 }
 
+/// The signs of eight elements of octet `octet` of a group; the last one makes their number even.
+DS4_DEVICE u32 iq2_file_signs(const u8 *block, u32 group, u32 octet) {
+    const u8 *b = block + 2 + group * 8 + 4;
+    u32 code = (b[0] | b[1] << 8 | b[2] << 16 | u32(b[3]) << 24) >> (7 * octet) & 127;
+    return code | (count_bits(code) & 1) << 7;
+}
+
 DS4_DEVICE void repack_iq2(const Source &s, u32 tile, u32 block, u8 *codes, u8 *scales, u8 *extra) {
     for (u32 i = threadIdx.x; i < 1024; i += blockDim.x) {
-        u32 half = i / 512, lane = i % 512 / 16, byte = i % 16, group = byte % 8, octet = lane % 4;
+        u32 half = i / 512, lane = i % 512 / 16, byte = i % 16, octet = lane % 4;
         const u8 *from = s.block(tile * 16 + lane / 4 + half * 8, block * 256, 256, 66);
-        u8 v = 0;
-        if (from && byte < 8) v = from[2 + group * 8 + octet];
+        u32 v = 0;
+        if (from && byte < 8) v = from[2 + byte * 8 + octet];
         if (from && byte >= 8) {
-            const u8 *b = from + 2 + group * 8 + 4;
-            u32 code = (b[0] | b[1] << 8 | b[2] << 16 | u32(b[3]) << 24) >> (7 * octet) & 127;
-            v = u8(code | (count_bits(code) & 1) << 7);
+            // Elements 2 (byte % 4) and the next, of four groups.
+            for (u32 k = 0; k < 4; k++) {
+                u32 signs = iq2_file_signs(from, (byte - 8) / 4 * 4 + k, octet) >> (byte % 4 * 2);
+                v |= (signs & 1) << k | (signs >> 1 & 1) << (4 + k);
+            }
         }
-        codes[i] = v;
+        codes[i] = u8(v);
     }
     for (u32 i = threadIdx.x; i < 16; i += blockDim.x) {
         const u8 *from = s.block(tile * 16 + i, block * 256, 256, 66);

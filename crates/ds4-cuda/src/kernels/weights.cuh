@@ -9,9 +9,11 @@
 // | MXFP4   | [pair 4][lane][(g, g+8) of both groups, 4 each]   | [row 16][group 8] u8  |             |
 // | Q4_K    | as MXFP4                                          | [row 16][16] raw      |             |
 // | Q2_K    | [g, g+8][lane][group 8: 16 bits]                  | [row 16][16] raw      | [row 16] d, dmin f16 |
-// | IQ2_XXS | [g, g+8][lane][index 8, signs 8]                  | [row 16] 8 x 4 bits   | [row 16] d f16 |
+// | IQ2_XXS | [g, g+8][lane][index 8, signs 2 x 32 bits]        | [row 16] 8 x 4 bits   | [row 16] d f16 |
 // | F16     | [group 8][g, g+8][lane][8 x f16]                  |                     |             |
 // | F32, BF16 | row-major, no tiles                             |                     |             |
+//
+// The signs of IQ2_XXS: bit 4 e + i % 4 of word i / 4 is that of element e of group i's octet.
 #pragma once
 #include "common.cuh"
 #include "iq2_xxs_grid.cuh"
@@ -44,10 +46,8 @@ struct Layout<F16> {
 };
 
 /// Copies of the IQ2_XXS grid in shared memory: lanes that share a copy may collide in a bank, so several are kept.
-constexpr int kGridCopies = 8;
-constexpr int kGridWords = 2 * 256 * kGridCopies;
-/// Where the spread signs begin.
-constexpr int kSigns = 256 * kGridCopies;
+constexpr int kGridCopies = 16;
+constexpr int kGridWords = 256 * kGridCopies;
 
 /// The four codes from bit 2 * `first` / 4 of packed 2-bit codes, one per byte: planes of a 16-bit or 32-bit word.
 DS4_DEVICE u32 codes2(u32 word, int shift) { return word >> shift & 0x03030303u; }
@@ -69,27 +69,24 @@ DS4_DEVICE u32 e2m1_doubled(u32 codes) {
     return (magnitude ^ (negative & (zero * 0xFFu))) + (negative & zero);
 }
 
-/// The eight signs of a byte, spread to bit 2 of eight nibbles.
-DS4_DEVICE u32 spread_signs(u32 signs) {
-    signs = (signs * 0x1001u) & 0x000F000Fu;
-    signs = (signs * 0x41u) & 0x03030303u;
-    return ((signs * 9u) & 0x11111111u) << 2;
-}
-
-/// Grid and spread signs into shared memory, in their copies.
+/// The grid into shared memory, in its copies.
+template <int COPIES = kGridCopies>
 DS4_DEVICE void load_grid(u32 *grid) {
-    for (int i = threadIdx.x; i < kSigns; i += blockDim.x) {
-        grid[i] = kIq2Grid[i / kGridCopies];
-        grid[kSigns + i] = spread_signs(i / kGridCopies);
-    }
+    for (int i = threadIdx.x; i < 256 * COPIES; i += blockDim.x) grid[i] = kIq2Grid[i / COPIES];
     sync_block();
 }
 
-/// IQ2_XXS: eight signed magnitudes from a grid word (nibbles 0, 1, 2 for 8, 25, 43) and spread signs.
+/// IQ2_XXS: the signs of group i's octet, in bit 2 of each nibble.
+DS4_DEVICE u32 iq2_signs(u32 low_word, u32 high_word, int i) {
+    u32 word = i < 4 ? low_word : high_word;
+    return (i % 4 == 0 ? word << 2 : i % 4 == 1 ? word << 1 : i % 4 == 2 ? word : word >> 1) & 0x44444444u;
+}
+
+/// IQ2_XXS: eight signed magnitudes from a grid word (nibbles 0, 1, 2 for 8, 25, 43) and signs.
 DS4_DEVICE void iq2_octet(u32 grid_word, u32 signs, u32 &low, u32 &high) {
     u32 selector = grid_word | signs;
-    low = byte_perm(0x002B1908u, 0x00D5E7F8u, selector & 0xFFFFu);
-    high = byte_perm(0x002B1908u, 0x00D5E7F8u, selector >> 16);
+    low = byte_perm(0x002B1908u, 0x00D5E7F8u, selector);
+    high = byte_perm(0x002B1908u, 0x00D5E7F8u, high_half(selector));
 }
 
 /// MXFP4: half of the block's scale, 2^(e - 128).
@@ -324,12 +321,9 @@ struct BlockOf<IQ2_XXS> {
         d0 = half_to_float(load<u16>(e)) * 0.125f, d1 = half_to_float(load<u16>(e + 16)) * 0.125f;
         copy = lane % kGridCopies * 4;
     }
-    /// Byte i of a row's 16, as an offset among the copies. A multiplication: other units than it have more to do here.
-    DS4_MEMBER u32 offset(const uint4 &row, int i) const {
-        return byte_perm(word_of(row, i / 4), 0, 0x4440 + i % 4) * (4 * kGridCopies) + copy;
-    }
     DS4_MEMBER void octet(const uint4 &row, int i, const u32 *grid, u32 &low, u32 &high) const {
-        iq2_octet(load_table<0>(grid, offset(row, i)), load_table<kSigns * 4>(grid, offset(row, 8 + i)), low, high);
+        u32 at = dot_bytes(i < 4 ? row.x : row.y, u32(4 * kGridCopies) << (8 * (i % 4)), copy);
+        iq2_octet(load_table<0>(grid, at), iq2_signs(row.z, row.w, i), low, high);
     }
     DS4_MEMBER void group(int i, const u32 *grid, u32 (&a)[4]) const {
         octet(row0, i, grid, a[0], a[2]);
@@ -499,7 +493,7 @@ DS4_DEVICE void decode_octet(const Weight &w, u32 slab, u32 row, u32 group, u32 
         default: {  // IQ2_XXS
             const u8 *v = codes + at * Layout<IQ2_XXS>::codes + half * 512 + lane * 16;
             u32 low, high;
-            iq2_octet(kIq2Grid[v[i]], spread_signs(v[8 + i]), low, high);
+            iq2_octet(kIq2Grid[v[i]], iq2_signs(load<u32>(v + 8), load<u32>(v + 12), int(i)), low, high);
             u32 s = load<u32>(scales + at * Layout<IQ2_XXS>::scales + r * 4) >> (4 * i) & 15;
             float d = half_to_float(load<u16>(extra + at * Layout<IQ2_XXS>::extra + r * 2)) * float(2 * s + 1) * 0.125f;
             for (int k = 0; k < 4; k++)
