@@ -1,10 +1,10 @@
 #!/usr/bin/env python3
 """Many conversations at once under a small budget of memory: no leak, no deadlock, and what a model of the cache predicts is reused.
 
-    bench/sessions/load.py PATH_TO_DS4 [-m MODEL.gguf] [--conversations 64] [--turns 30] [serve options …]
+    bench/sessions/load.py PATH_TO_DS4 [-m MODEL.gguf] [--conversations 64] [--turns 30] [--minutes M] [serve options …]
 
 Conversations share four system prompts; every fifth forks from a neighbour's history in its middle; every seventh turn hangs up after the
-first words. Prints the memory of the server by quarters of the run, and the tokens that were not computed again beside what could have been:
+first words. With --minutes, each that ends is followed by a new one until the time is over. Prints the memory of the server by quarters of the run, and the tokens that were not computed again beside what could have been:
 of a turn, everything up to the end of the conversation's last whole turn; of a first turn, the system prompt once somebody has used it twice.
 What was evicted from memory comes back from disk, so all of it is expected. Exits with 1 if a turn fails, if less than 90 % of the
 expected tokens were reused, or if memory grew by more than 10 % from the second quarter of the run to the last.
@@ -80,7 +80,15 @@ class Load:
         self.reused, self.expected, self.turns, self.failures = 0, 0, 0, []
 
     def run(self, number):
-        chance = random.Random(number)
+        end = time.monotonic() + 60 * self.args.minutes
+        self.conversation(number, 0)
+        generation = 1
+        while time.monotonic() < end:
+            self.conversation(number, generation)
+            generation += 1
+
+    def conversation(self, number, generation):
+        chance = random.Random(number + 1_000_000 * generation)
         system = words(random.Random(1000 + number % 4), 150)
         messages, known = [{"role": "system", "content": system}], 0
         for turn in range(self.args.turns):
@@ -92,7 +100,7 @@ class Load:
             messages.append({"role": "user", "content": words(chance, 12)})
             hang_up = chance.random() < 1 / 7
             try:
-                answer = self.server.ask(messages, f"conversation-{number}", hang_up)
+                answer = self.server.ask(messages, f"conversation-{number}-{generation}", hang_up)
             except Exception as error:  # noqa: BLE001: whatever it is, it is counted
                 with self.lock:
                     self.failures.append(f"{number}/{turn}: {error}")
@@ -118,6 +126,7 @@ def main():
     parser.add_argument("-m", "--model")
     parser.add_argument("--conversations", type=int, default=64)
     parser.add_argument("--turns", type=int, default=30)
+    parser.add_argument("--minutes", type=float, default=0, help="how long new conversations are begun")
     parser.add_argument("--kv-ram", default="64M", help="memory for states")
     args, args.options = parser.parse_known_args()
     with tempfile.TemporaryDirectory() as folder:

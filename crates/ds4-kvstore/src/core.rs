@@ -86,6 +86,10 @@ impl Core {
     }
 
     pub(crate) fn execute(&mut self, command: Command) {
+        // Facts are nowhere else. What the index says of pages and snapshots their files say again, which are on the disk before.
+        let is_elsewhere = matches!(command, Command::Save(_) | Command::Touch(_) | Command::Forget(..));
+        let outcome = self.index.make_durable(!is_elsewhere);
+        self.note(outcome);
         match command {
             Command::Save(keyed) => {
                 if let Err(failure) = self.save(&keyed) {

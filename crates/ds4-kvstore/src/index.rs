@@ -87,6 +87,8 @@ pub(crate) struct NewSnapshot<'a> {
 
 pub(crate) struct Index {
     pub(crate) connection: Connection,
+    /// See [`make_durable`](Self::make_durable); unknown at first.
+    durable: Option<bool>,
 }
 
 /// Why an index could not be opened.
@@ -107,8 +109,6 @@ impl Index {
     pub(crate) fn open(path: &Path) -> Result<Self, OpenError> {
         let mut connection = Connection::open(path)?;
         connection.pragma_update(None, "journal_mode", "wal")?;
-        // Facts are nowhere else, so a commit has to be on the disk when it returns.
-        connection.pragma_update(None, "synchronous", "full")?;
         connection.busy_timeout(std::time::Duration::from_secs(5))?;
         connection.set_prepared_statement_cache_capacity(64);
         let version = version(&connection)?;
@@ -120,7 +120,19 @@ impl Index {
         } else if version != i64::from(FORMAT_VERSION) {
             return Err(OpenError::Version(version));
         }
-        Ok(Self { connection })
+        let mut index = Self { connection, durable: None };
+        index.make_durable(true)?;
+        Ok(index)
+    }
+
+    /// Whether what is committed from now on is on the disk when that returns, not only in order. A power failure may take the last
+    /// commits away otherwise; whatever happens to this process does not.
+    pub(crate) fn make_durable(&mut self, durable: bool) -> rusqlite::Result<()> {
+        if self.durable != Some(durable) {
+            self.connection.pragma_update(None, "synchronous", if durable { "full" } else { "normal" })?;
+            self.durable = Some(durable);
+        }
+        Ok(())
     }
 
     /// The index for looking things up. `frozen`: nobody can write it, so it needs no locks, which could not be written either.
@@ -135,7 +147,7 @@ impl Index {
         connection.busy_timeout(std::time::Duration::from_secs(5))?;
         connection.set_prepared_statement_cache_capacity(64);
         match version(&connection)? {
-            version if version == i64::from(FORMAT_VERSION) => Ok(Self { connection }),
+            version if version == i64::from(FORMAT_VERSION) => Ok(Self { connection, durable: None }),
             version => Err(OpenError::Version(version)),
         }
     }

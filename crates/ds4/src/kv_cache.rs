@@ -18,6 +18,11 @@ const PART_OF_MEMORY: u64 = 4;
 /// Least memory for states if nobody says how much: some, on the smallest machine.
 const LEAST_MEMORY: u64 = 1 << 30;
 
+/// Most memory for what waits to be written to disk, and the part of the memory for states that it is at most: a disk that cannot keep
+/// up loses states rather than memory.
+const MOST_WAITING: u64 = 256 << 20;
+const PART_WAITING: u64 = 4;
+
 /// The memory for states: what was asked for, or a part of the machine's.
 pub fn memory_budget(asked: Option<Size>) -> u64 {
     asked.map_or_else(|| (Memory::look().total / PART_OF_MEMORY).max(LEAST_MEMORY), |size| size.0)
@@ -56,7 +61,12 @@ pub fn open(args: &KvCacheArgs, is_demo: bool, quiet: bool) -> anyhow::Result<Op
     }
     let folder = folder(args.kv_dir.as_deref())?;
     let budget = args.kv_disk.map_or_else(|| default_budget(&folder), |size| size.0);
-    let options = StoreOptions { warn: Arc::new(|sentence| note(&sentence)), ..StoreOptions::new(&folder, budget) };
+    let waiting = (memory_budget(args.kv_ram) / PART_WAITING).min(MOST_WAITING);
+    let options = StoreOptions {
+        warn: Arc::new(|sentence| note(&sentence)),
+        queue_bytes: usize::try_from(waiting).unwrap_or(usize::MAX),
+        ..StoreOptions::new(&folder, budget)
+    };
     let store = KvStore::open(options)?;
     match store.access() {
         Access::Writer if quiet => {}

@@ -45,7 +45,7 @@ impl Product<'_> {
     fn tile(&self) -> usize {
         match (self.weight.ty().is_block_format(), self.len()) {
             (true, _) => 32,
-            (false, 1) => 4,
+            (false, ..48) => 4,
             (false, _) => 8,
         }
     }
@@ -88,7 +88,7 @@ pub(super) fn run(pool: &Pool, isa: Isa, products: &[Product<'_>]) {
     /// Fewer activation rows than this are not worth reading the weights once more.
     const ROWS: usize = 48;
     /// A piece of less is done sooner than another thread has noticed it.
-    const LEAST: usize = 16 * 1024;
+    const LEAST: usize = 8 * 1024;
     let total: usize = products.iter().map(|p| p.cost() * p.weight.rows()).sum();
     // Several pieces per thread let a thread that was interrupted fall behind without holding up the rest.
     let wanted = pool.threads() * 4;

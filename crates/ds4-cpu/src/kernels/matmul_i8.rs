@@ -83,13 +83,16 @@ pub fn matmul_i8(
                 sums.resize(part.len(), [[0.0; ROWS]; TILES]);
                 for chunk in (0..w.cols()).step_by(CHUNK) {
                     let chunk = chunk..w.cols().min(chunk + CHUNK);
-                    let tiles = decode(isa, w, first..end, out_rows.end, &chunk, tiles);
+                    let mut ahead = Ahead::new(w, end..out_rows.end.min(end + TILES * ROWS), &chunk);
+                    let tiles = decode(isa, w, first..end, &chunk, tiles, &mut ahead);
                     if inner.takes_signed() {
                         tiles.iter_mut().for_each(Tile::make_signed);
                     }
                     for (rows, block) in panel.blocks(chunk.start / GROUP..chunk.end / GROUP) {
+                        ahead.ask();
                         inner.multiply(tiles, block, &mut sums[rows]);
                     }
+                    ahead.ask_all();
                 }
                 let columns = first - out_rows.start..end - out_rows.start;
                 for (i, sums) in part.clone().zip(&*sums) {
@@ -106,26 +109,57 @@ pub fn matmul_i8(
     });
 }
 
-/// Decodes the inputs `chunk` of at most 32 weight rows, and asks for those of the next 32 below `last`.
+/// Weights that will be needed next, the same inputs of the next rows. They lie in memory in this order, but in pieces too short for
+/// the processor to notice. They are asked for a few rows at a time: all at once would hold everything else up until the first are
+/// there, and leave the memory idle later.
+struct Ahead<'a> {
+    w: &'a Matrix<'a>,
+    rows: Range<usize>,
+    bytes: Range<usize>,
+}
+
+impl<'a> Ahead<'a> {
+    /// Rows that one call asks for.
+    const PIECE: usize = 8;
+
+    fn new(w: &'a Matrix<'a>, rows: Range<usize>, chunk: &Range<usize>) -> Self {
+        Self { w, rows, bytes: bytes_of(w, chunk) }
+    }
+
+    fn ask(&mut self) {
+        for row in self.rows.by_ref().take(Self::PIECE) {
+            let bytes = &self.w.row(row)[self.bytes.clone()];
+            prefetch(bytes.as_ptr(), bytes.len());
+        }
+    }
+
+    fn ask_all(mut self) {
+        while !self.rows.is_empty() {
+            self.ask();
+        }
+    }
+}
+
+/// Where the inputs `chunk` of a row lie.
+fn bytes_of(w: &Matrix<'_>, chunk: &Range<usize>) -> Range<usize> {
+    let byte = |col: usize| col / w.ty().block_len() * w.ty().block_bytes();
+    byte(chunk.start)..byte(chunk.end)
+}
+
+/// Decodes the inputs `chunk` of at most 32 weight rows.
 fn decode<'a>(
     isa: Isa,
     w: &Matrix<'_>,
     rows: Range<usize>,
-    last: usize,
     chunk: &Range<usize>,
     tiles: &'a mut [Tile; TILES],
+    ahead: &mut Ahead<'_>,
 ) -> &'a mut [Tile] {
-    let ty = w.ty();
-    let byte = |col: usize| col / ty.block_len() * ty.block_bytes();
-    let bytes = byte(chunk.start)..byte(chunk.end);
-    // The weights lie in memory in this order, but in pieces too short for the processor to notice.
-    for row in rows.end..last.min(rows.end + TILES * ROWS) {
-        let bytes = &w.row(row)[bytes.clone()];
-        prefetch(bytes.as_ptr(), bytes.len());
-    }
+    let bytes = bytes_of(w, chunk);
     let tiles = &mut tiles[..rows.len().div_ceil(ROWS)];
     for (tile, first) in tiles.iter_mut().zip(rows.clone().step_by(ROWS)) {
-        tile.load(isa, ty, chunk.len(), &w.sixteen_rows(first, rows.end, bytes.clone()));
+        ahead.ask();
+        tile.load(isa, w.ty(), chunk.len(), &w.sixteen_rows(first, rows.end, bytes.clone()));
     }
     tiles
 }

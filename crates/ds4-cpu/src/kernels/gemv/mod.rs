@@ -1,4 +1,4 @@
-//! Products with one activation row or two, straight from the weights' blocks: decoding a token reads every weight
+//! Products with one activation row (with AVX2 also two), straight from the weights' blocks: decoding a token reads every weight
 //! once, so this path is made to run at the speed of memory.
 //!
 //! Two passes over sixteen weight rows. The first takes one row after the other, in the order in which they lie in
@@ -76,9 +76,19 @@ fn kernel(isa: Isa, ty: TensorType) -> Option<Kernel> {
     }
 }
 
-/// Most activation rows that are done one after the other, while the weights are at hand: two are done sooner like this than
-/// tiles are decoded.
+/// Most activation rows that are done one after the other, while the weights are at hand.
 const MOST: usize = 2;
+
+/// Whether `n` rows are done sooner like this than tiles are decoded. With AVX-512 two rows of a large matrix take as long either way, and
+/// of one in the cache twice as long.
+fn is_quicker(isa: Isa, w: &Matrix<'_>, n: usize) -> bool {
+    match (isa.kind(), w.ty()) {
+        // Sixteen groups are what its first pass takes at a time.
+        (Kind::Avx512, TensorType::Q8_0) => n <= 1 && w.cols() >= 16 * GROUP,
+        (Kind::Avx512, _) => n <= 1,
+        _ => n <= MOST,
+    }
+}
 
 /// Memory kept from call to call.
 struct Scratch {
@@ -107,7 +117,7 @@ pub(super) fn multiply(
     (rows, n): (Rows<'_>, usize),
     y: &mut OutCols<'_>,
 ) -> bool {
-    let Some(kernel) = kernel(isa, w.ty()).filter(|_| n <= MOST) else { return false };
+    let Some(kernel) = kernel(isa, w.ty()).filter(|_| is_quicker(isa, w, n)) else { return false };
     assert!(x.cols() == w.cols() && out_rows.end <= w.rows() && out_rows.len() == y.cols());
     SCRATCH.with_borrow_mut(|Scratch { partial, arranged }| {
         let mut operands = [QuantizedRow::default(); MOST];
