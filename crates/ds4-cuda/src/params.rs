@@ -91,10 +91,11 @@ params! {
     ExpertGateUp {
         gate: Weight, up: Weight, shared_gate: Weight, shared_up: Weight, x: Rows, mid: Rows,
         items: u64, item_count: u64, list: u64, weights: u64, n_expert: u32, used: u32, limit: f32, halves: u32,
+        slots: u32, most_items: u32,
     }
     ExpertDown {
         routed: Weight, shared: Weight, x: Rows, items: u64, item_count: u64, list: u64, y: u64,
-        n_expert: u32, y_stride: u32,
+        n_expert: u32, y_stride: u32, slots: u32, most_items: u32,
     }
     ExpertOne {
         gate: Weight, up: Weight, x: Rows, mid: Rows, ids: u64, weights: u64,

@@ -82,6 +82,30 @@ const WIDE: [&str; 8] = [
 /// Bytes of shared memory that the kernels for one row have beside their stages, at most: tables and sums.
 const ONE_TABLES: usize = 19 << 10;
 
+/// Most columns of an item of a small batch: those of the matrix instruction; and where four tiles share an accumulator.
+const SMALL_COLUMNS: usize = 8;
+const PAIR_COLUMNS: usize = 2;
+/// Bytes of shared memory that the kernels for pairs of slots have beside their queue (`GateUpMemory`, `DownMemory`), at most.
+const PAIR_MEMORY: [usize; 2] = [59_648, 106_240];
+
+/// The queue's bytes, behind these: two numbers, items, slots.
+fn queue_memory(items: u32, slots: usize) -> usize {
+    (16 + items as usize * 8 + slots * 2).next_multiple_of(16)
+}
+
+/// Bytes of shared memory of gate and up with one row where four tiles share an accumulator: twelve warps have the columns of every
+/// fourth segment.
+fn quad_gate_memory(weight: &DeviceWeight) -> usize {
+    let blocks = weight.params.blocks as usize;
+    let per = blocks.div_ceil(8);
+    12 * blocks.div_ceil(per).div_ceil(4) * per * 288
+}
+
+/// The same of down: 24 warps have four blocks of the matrix and three of columns; sums of 32 rows per slot and segment, and per slot.
+fn quad_down_memory(weight: &DeviceWeight, slots: usize) -> usize {
+    24 * (4 * block_bytes(weight) + 3 * 352) + slots * (8 + 1) * 32 * 4
+}
+
 /// Bytes of a tile's block of a matrix.
 fn block_bytes(weight: &DeviceWeight) -> usize {
     weight.storage.tile_bytes().unwrap_or_default().iter().sum()
@@ -129,6 +153,28 @@ impl Executor {
             pad: 0,
         };
         self.launch("route", [self.batch.rows as u32, 1, 1], 256, &route)
+    }
+
+    /// Whether the routed experts' formats are those of the 2-bit files, and the shared expert's Q8_0.
+    fn is_two_bit(t: &DeviceLayer) -> bool {
+        let shared = [&t.gate_shexp, &t.up_shexp, &t.down_shexp];
+        t.gate_exps.storage == Storage::Iq2Xxs
+            && t.down_exps.storage == Storage::Q2K
+            && shared.iter().all(|w| w.storage == Storage::Q8_0)
+    }
+
+    /// Whether a batch of one row runs on the kernels where four tiles share an accumulator.
+    fn has_quads(&self, t: &DeviceLayer) -> bool {
+        let most =
+            (quad_gate_memory(&t.gate_exps) + (46 << 10)).max(quad_down_memory(&t.down_exps, self.slots()) + 256);
+        Self::is_two_bit(t) && most <= self.device.shared_memory_limit()
+    }
+
+    /// The same of small batches.
+    fn has_pairs(&self, t: &DeviceLayer) -> bool {
+        let slots = self.batch.rows * self.slots();
+        let most = PAIR_MEMORY[1] + queue_memory(self.most_items(PAIR_COLUMNS), slots);
+        Self::is_two_bit(t) && most <= self.device.shared_memory_limit()
     }
 
     /// Whether the experts run on the kernels for one row.
@@ -205,7 +251,8 @@ impl Executor {
             && shared.iter().all(|w| self.is_fast(w))
     }
 
-    /// Sorts the batch's slots by expert, in runs of at most `columns`; the most runs that can come of it.
+    /// Sorts the batch's slots by expert, in runs of at most `columns`, the shared expert's of at most [`SMALL_COLUMNS`]; the most runs that
+    /// can come of it.
     fn group(&self, columns: usize) -> Result<u32, DeviceError> {
         let config = self.model.config();
         let work = &self.work;
@@ -221,10 +268,16 @@ impl Executor {
             columns: columns as u32,
         };
         self.launch("group_slots", [1, 1, 1], 1024, &group)?;
-        let choices = rows * config.n_expert_used;
+        Ok(self.most_items(columns))
+    }
+
+    /// Most runs of at most `columns` slots of one expert that a small batch has.
+    fn most_items(&self, columns: usize) -> u32 {
+        let config = self.model.config();
+        let choices = self.batch.rows * config.n_expert_used;
         // Every expert in use may have one run that is not full.
         let routed = choices.min(choices / columns + config.n_expert);
-        Ok((rows.div_ceil(columns) + routed) as u32)
+        (self.batch.rows.div_ceil(SMALL_COLUMNS) + routed) as u32
     }
 
     pub(super) fn has_halves(weight: &DeviceWeight) -> bool {
@@ -235,7 +288,9 @@ impl Executor {
         let config = self.model.config();
         let t = &self.tensors.layers[layer];
         let work = &self.work;
-        let items = self.group(8)?;
+        let pairs = self.has_pairs(t);
+        let items = self.group(if pairs { PAIR_COLUMNS } else { SMALL_COLUMNS })?;
+        let slots = self.batch.rows * self.slots();
         self.prepare(&work.input, self.batch.rows, true, Self::has_halves(&t.gate_shexp))?;
         let gate_up = params::ExpertGateUp {
             gate: t.gate_exps.params,
@@ -252,9 +307,19 @@ impl Executor {
             used: config.n_expert_used as u32,
             limit: config.swiglu_limit[layer],
             halves: u32::from(Self::has_halves(&t.down_shexp)),
+            slots: slots as u32,
+            most_items: items,
         };
+        let queue = queue_memory(items, slots);
+        // Two blocks per multiprocessor take units until none is left.
+        let blocks = [self.device.multiprocessors() * 2, 1, 1];
         let grid = [config.n_ff.div_ceil(32) as u32, items, 1];
-        self.launch(GATE_UP[t.gate_exps.storage.index()], grid, 256, &gate_up)?;
+        if pairs {
+            let shared = (PAIR_MEMORY[0] + queue) as u32;
+            self.launch_with("expert_gate_up_pairs", blocks, 256, shared, &gate_up)?;
+        } else {
+            self.launch(GATE_UP[t.gate_exps.storage.index()], grid, 256, &gate_up)?;
+        }
         let down = params::ExpertDown {
             routed: t.down_exps.params,
             shared: t.down_shexp.params,
@@ -265,7 +330,13 @@ impl Executor {
             y: work.down.address(),
             n_expert: config.n_expert as u32,
             y_stride: config.n_embd as u32,
+            slots: slots as u32,
+            most_items: items,
         };
+        if pairs {
+            let shared = (PAIR_MEMORY[1] + queue) as u32;
+            return self.launch_with("expert_down_pairs", blocks, 256, shared, &down);
+        }
         let grid = [config.n_embd.div_ceil(32) as u32, items, 1];
         self.launch(DOWN[t.down_exps.storage.index()], grid, 256, &down)
     }
@@ -289,8 +360,6 @@ impl Executor {
         };
         let units = (config.n_ff.div_ceil(32) * config.n_expert_used) as u32;
         let grid = [units.min(self.device.multiprocessors()), 1, 1];
-        let shared = one_gate_memory(&t.gate_exps) as u32;
-        self.launch_with(GATE_UP_ONE[t.gate_exps.storage.index()], grid, 512, shared, &gate_up)?;
         let down = params::DownOne {
             routed: t.down_exps.params,
             shared: t.down_shexp.params,
@@ -300,6 +369,15 @@ impl Executor {
             used: config.n_expert_used as u32,
             pad: 0,
         };
+        if self.has_quads(t) {
+            let shared = quad_gate_memory(&t.gate_exps) as u32;
+            self.launch_with("expert_gate_up_quads", grid, 384, shared, &gate_up)?;
+            let shared = quad_down_memory(&t.down_exps, self.slots()) as u32;
+            let grid = [config.n_embd.div_ceil(32) as u32, 1, 1];
+            return self.launch_with("expert_down_quads", grid, 768, shared, &down);
+        }
+        let shared = one_gate_memory(&t.gate_exps) as u32;
+        self.launch_with(GATE_UP_ONE[t.gate_exps.storage.index()], grid, 512, shared, &gate_up)?;
         let shared = one_down_memory(&t.down_exps, self.slots()) as u32;
         let grid = [config.n_embd.div_ceil(16) as u32, 1, 1];
         self.launch_with(DOWN_ONE[t.down_exps.storage.index()], grid, 256, shared, &down)

@@ -175,7 +175,8 @@ impl Workspace {
             expert_weights: floats(c.n_expert_used)?,
             // At most one item per slot.
             items: Memory::new(device, rows * slots * 16)?,
-            item_count: Memory::new(device, 4)?,
+            // The number, and two to count from.
+            item_count: Memory::new(device, 16)?,
             slot_list: floats(slots)?,
             slot_starts: Memory::new(device, c.n_expert * 4)?,
             gate: floats(slots * c.n_ff)?,

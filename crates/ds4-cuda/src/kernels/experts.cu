@@ -1,6 +1,6 @@
 // Mixture of experts: choice, grouping of a batch by expert, gate and up products with SwiGLU, down products, sums.
-#include "forms.cuh"
 #include "expert_sort.cuh"
+#include "experts.cuh"
 
 struct RouteParams {
     u64 scores, bias, table, rows, ids, weights;
@@ -67,8 +67,12 @@ struct GroupParams {
     u32 rows, used, n_expert, columns;
 };
 
+/// Columns of an item of the shared expert: those of the matrix instruction.
+constexpr u32 kSharedColumns = 8;
+
 /// Slots (row * (used + 1) + choice) sorted by expert, then by number, and the items to compute: runs of at most `columns` slots of
-/// one expert. The shared expert, which every row has, comes first, as number n_expert. One block of 1024 threads.
+/// one expert. The shared expert, which every row has, comes first, as number n_expert. Behind the items' number come two zeros, from
+/// which persistent blocks count. One block of 1024 threads.
 DS4_KERNEL(group_slots, 1024, 1, GroupParams) {
     __shared__ ExpertPlaces places;
     u32 t = threadIdx.x, slots = p.used + 1, choices = p.rows * p.used;
@@ -77,33 +81,16 @@ DS4_KERNEL(group_slots, 1024, 1, GroupParams) {
     Item *items = ptr<Item>(p.items);
     places.count_choices(ids, choices, p.n_expert);
     for (u32 i = t; i < p.rows; i += 1024) list[i] = i * slots + p.used;
-    u32 shared_items = div_up(p.rows, p.columns);
+    u32 shared_items = div_up(p.rows, kSharedColumns);
     for (u32 i = t; i < shared_items; i += 1024)
-        items[i] = {p.n_expert, i * p.columns, min_u(p.columns, p.rows - i * p.columns), 0};
+        items[i] = {p.n_expert, i * kSharedColumns, min_u(kSharedColumns, p.rows - i * kSharedColumns), 0};
+    if (t < 2) ptr<u32>(p.item_count)[1 + t] = 0;
     sync_block();
     if (t < 32) places.place(p.n_expert, p.columns, p.rows, shared_items, ptr<u32>(p.item_count));
     sync_block();
     for (u32 e = t; e < p.n_expert; e += 1024) places.write_items(e, p.columns, items);
     for (u32 e = t / 32; e < p.n_expert; e += 32)
         if (places.count[e] > 0) list_choices<true>(ids, 0, choices, e, p.used, list, places.first[e]);
-}
-
-struct ExpertParams {
-    Weight gate, up, shared_gate, shared_up;
-    Rows x, mid;
-    u64 items, item_count, list, weights;
-    u32 n_expert, used;
-    float limit;
-    u32 halves;
-};
-
-/// The columns of an item that a lane of an octet has.
-DS4_DEVICE LaneColumns<1> item_columns(const u32 *list, const Item &item, u32 divisor) {
-    int lane = threadIdx.x % 32, g = lane / 4, t = lane % 4;
-    const u32 *slots = list + item.first;
-    return {{slots[min_u(g, item.count - 1)] / divisor},
-            {slots[min_u(2 * t, item.count - 1)] / divisor},
-            {slots[min_u(2 * t + 1, item.count - 1)] / divisor}};
 }
 
 template <u32 TYPE>
@@ -189,13 +176,6 @@ DS4_KERNEL(swiglu_slots, 256, 4, SwigluParams) {
     }
     emit_eight(p.mid, u64(i) * 8, v, p.integers, p.halves);
 }
-
-struct DownParams {
-    Weight routed, shared;
-    Rows x;
-    u64 items, item_count, list, y;
-    u32 n_expert, y_stride;
-};
 
 template <u32 TYPE>
 DS4_DEVICE void down_unit(const DownParams &p, const u32 *grid, float *part) {

@@ -1,27 +1,7 @@
 // Routed experts of a batch of one row: nothing to sort. The shared expert's gate and up are products of their own (`linear.cu`).
 //
 // A warp has one segment of a tile. Sums as in `experts.cu`, in the same order.
-#include "forms.cuh"
-#include "stream.cuh"
-
-struct ExpertOneParams {
-    Weight gate, up;
-    Rows x, mid;
-    u64 ids, weights;
-    u32 used;
-    float limit;
-    u32 halves, pad;
-};
-
-/// The columns of x of a batch of one row (or slot): all the same.
-DS4_DEVICE LaneColumns<1> one_column(u32 row) { return {{row}, {row}, {row}}; }
-
-/// Sum of the segments of row `row` of a tile.
-DS4_DEVICE float one_sum(const float *part, u32 segments, u32 row) {
-    float sum = part[row];
-    for (u32 s = 1; s < segments; s++) sum += part[s * 16 + row];
-    return sum;
-}
+#include "experts_one.cuh"
 
 /// Rows g and g + 8 of a segment's sums, which lanes with t = 0 have.
 DS4_DEVICE void keep_sums(float *part, const float (&acc)[1][4]) {
@@ -91,13 +71,6 @@ DS4_DEVICE void gate_up_one(const ExpertOneParams &p, const u32 *grid) {
         sync_block();
     }
 }
-
-struct DownOneParams {
-    Weight routed, shared;
-    Rows x;
-    u64 ids, y;
-    u32 used, pad;
-};
 
 /// All slots of 16 rows of the output, added in their order. A warp has a segment.
 template <u32 TYPE>
