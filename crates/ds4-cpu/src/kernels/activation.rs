@@ -31,7 +31,7 @@ pub(crate) struct QuantizedRow<'a> {
     pub sums: &'a [i16],
 }
 
-#[cfg(target_arch = "x86_64")]
+#[cfg(any(target_arch = "x86_64", target_arch = "aarch64"))]
 impl<'a> QuantizedRow<'a> {
     /// `groups` groups of 32 from group `first`.
     #[inline]

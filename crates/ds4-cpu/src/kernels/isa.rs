@@ -30,13 +30,15 @@ pub(crate) enum Kind {
     Amx,
     /// aarch64 with the dot-product extension (Armv8.2: Apple M1, Neoverse N1 and later).
     Neon,
+    /// That and products of matrices of bytes (Apple M2, Neoverse V1 and N2 and later), for several activation rows.
+    I8mm,
 }
 
 /// An instruction-set name that is unknown or not offered by this processor.
 #[derive(Debug, thiserror::Error, PartialEq, Eq)]
 pub enum IsaError {
     /// Not one of the names.
-    #[error("unknown instruction set {0:?}; choose one of scalar, avx2, avx512, amx, neon")]
+    #[error("unknown instruction set {0:?}; choose one of scalar, avx2, avx512, amx, neon, i8mm")]
     Unknown(String),
     /// A valid name, but this processor (or operating system) lacks it.
     #[error("this processor does not offer {name}; it offers {available}")]
@@ -48,7 +50,7 @@ pub enum IsaError {
     },
 }
 
-const ALL: [Kind; 5] = [Kind::Scalar, Kind::Avx2, Kind::Amx, Kind::Avx512, Kind::Neon];
+const ALL: [Kind; 6] = [Kind::Scalar, Kind::Avx2, Kind::Amx, Kind::Avx512, Kind::Neon, Kind::I8mm];
 
 impl Isa {
     /// Portable code; works everywhere.
@@ -68,6 +70,7 @@ impl Isa {
     pub(crate) fn kind(self) -> Kind {
         match self.0 {
             Kind::Amx => Kind::Avx512,
+            Kind::I8mm => Kind::Neon,
             kind => kind,
         }
     }
@@ -76,6 +79,12 @@ impl Isa {
     #[cfg(target_arch = "x86_64")]
     pub(crate) fn has_tiles(self) -> bool {
         self.0 == Kind::Amx
+    }
+
+    /// Whether there are products of matrices beside the vectors.
+    #[cfg(target_arch = "aarch64")]
+    pub(crate) fn has_matrices(self) -> bool {
+        self.0 == Kind::I8mm
     }
 }
 
@@ -87,6 +96,7 @@ impl Kind {
             Kind::Avx512 => "avx512",
             Kind::Amx => "amx",
             Kind::Neon => "neon",
+            Kind::I8mm => "i8mm",
         }
     }
 
@@ -116,6 +126,8 @@ impl Kind {
             Kind::Neon => {
                 std::arch::is_aarch64_feature_detected!("neon") && std::arch::is_aarch64_feature_detected!("dotprod")
             }
+            #[cfg(target_arch = "aarch64")]
+            Kind::I8mm => Kind::Neon.is_offered() && std::arch::is_aarch64_feature_detected!("i8mm"),
             #[allow(unreachable_patterns)] // On each architecture, the sets of the others.
             _ => false,
         }

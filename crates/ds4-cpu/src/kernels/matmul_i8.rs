@@ -2,7 +2,7 @@
 
 use super::activation::{GROUP, QuantizedRows};
 use super::format;
-#[cfg(target_arch = "x86_64")]
+#[cfg(any(target_arch = "x86_64", target_arch = "aarch64"))]
 use super::gemv;
 use super::int_micro::{Loop, Sums, TILES};
 use super::isa::Isa;
@@ -67,7 +67,7 @@ pub fn matmul_i8(
         return;
     }
     assert_eq!(w.cols(), x.cols(), "weights and activations differ in length");
-    #[cfg(target_arch = "x86_64")]
+    #[cfg(any(target_arch = "x86_64", target_arch = "aarch64"))]
     if gemv::multiply(isa, w, out_rows.clone(), x, (rows, n), y) {
         return;
     }
@@ -85,9 +85,7 @@ pub fn matmul_i8(
                     let chunk = chunk..w.cols().min(chunk + CHUNK);
                     let mut ahead = Ahead::new(w, end..out_rows.end.min(end + TILES * ROWS), &chunk);
                     let tiles = decode(isa, w, first..end, &chunk, tiles, &mut ahead);
-                    if inner.takes_signed() {
-                        tiles.iter_mut().for_each(Tile::make_signed);
-                    }
+                    inner.prepare(tiles);
                     for (rows, block) in panel.blocks(chunk.start / GROUP..chunk.end / GROUP) {
                         ahead.ask();
                         inner.multiply(tiles, block, &mut sums[rows]);

@@ -20,7 +20,7 @@ mod activation;
 mod aligned;
 mod float_micro;
 mod format;
-#[cfg(target_arch = "x86_64")]
+#[cfg(any(target_arch = "x86_64", target_arch = "aarch64"))]
 mod gemv;
 mod int_micro;
 mod isa;

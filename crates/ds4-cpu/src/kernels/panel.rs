@@ -20,13 +20,33 @@ pub(crate) const WORDS: usize = QUADS + 3;
 pub(crate) struct Layout {
     /// Most rows of a block.
     pub most: usize,
-    /// Codes lie row by row, and every block has `most` places, instead of quad by quad and no more places than rows.
-    pub by_row: bool,
+    /// Where their codes are.
+    pub codes: CodesLie,
+}
+
+/// Where the codes of a group of a block are, in words of four.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum CodesLie {
+    /// `[QUADS][rows]`: quad by quad.
+    Quads,
+    /// `[rows][QUADS]`: row by row. Every block has as many places as the largest.
+    #[cfg_attr(not(target_arch = "x86_64"), expect(dead_code))]
+    Rows,
+    /// `[QUADS / 2][rows / 2][2][2]`: of two quads, two rows at a time, both words of the first and both of the second.
+    /// Every block has as many places as the largest.
+    #[cfg_attr(not(target_arch = "aarch64"), expect(dead_code))]
+    Pairs,
+}
+
+impl Layout {
+    /// The number of places that every block has, if that is not the number of its rows.
+    pub fn places(self) -> Option<usize> {
+        (self.codes != CodesLie::Quads).then_some(self.most)
+    }
 }
 
 /// Some groups of a block of activation rows. Per group:
-/// - `[QUADS][rows]` words of four int8 codes, the first lowest, in the order of the weights; or `[rows][QUADS]`, see
-///   [`Layout`];
+/// - the words of four int8 codes, the first lowest, in the order of the weights, as [`CodesLie`] says;
 /// - `[rows]` f32 scales;
 /// - `[rows]` i32 corrections: what the bias of the weights' codes adds to the sum of the group, negated;
 /// - `[rows]` pairs of i16: the sums of the first and of the second sixteen codes.
@@ -52,7 +72,7 @@ impl Panel {
     /// of type `ty`.
     pub fn fill(&mut self, x: &QuantizedRows, rows: Rows<'_>, part: Range<usize>, layout: Layout, ty: TensorType) {
         self.groups = x.cols() / GROUP;
-        self.places = layout.by_row.then_some(layout.most);
+        self.places = layout.places();
         let blocks = part.len().div_ceil(layout.most);
         self.bounds.clear();
         self.bounds.extend((0..=blocks).map(|i| i * part.len() / blocks.max(1)));
@@ -65,11 +85,12 @@ impl Panel {
             let (block, rest) = words.split_at_mut(self.groups * WORDS * n);
             for r in 0..bounds[1] - bounds[0] {
                 let row = x.row(rows.get(part.start + bounds[0] + r).0);
-                match (order, layout.by_row) {
-                    (Order::Along, false) => put_row::<false>(row, Order::Along, bias, n, r, block),
-                    (Order::Across, false) => put_row::<false>(row, Order::Across, bias, n, r, block),
-                    (Order::Along, true) => put_row::<true>(row, Order::Along, bias, n, r, block),
-                    (Order::Across, true) => put_row::<true>(row, Order::Across, bias, n, r, block),
+                match layout.codes {
+                    CodesLie::Quads => put_row(row, order, bias, n, r, block, |quad| quad * n + r),
+                    CodesLie::Rows => put_row(row, order, bias, n, r, block, |quad| r * QUADS + quad),
+                    CodesLie::Pairs => put_row(row, order, bias, n, r, block, |quad| {
+                        quad / 2 * (2 * n) + r / 2 * 4 + r % 2 * 2 + quad % 2
+                    }),
                 }
             }
             words = rest;
@@ -88,20 +109,40 @@ impl Panel {
     }
 }
 
-/// Writes row `r` of a block with `n` places.
+/// Writes row `r` of a block with `n` places, its quads where `place` says.
 #[inline(always)]
-fn put_row<const BY_ROW: bool>(x: QuantizedRow<'_>, order: Order, bias: i32, n: usize, r: usize, block: &mut [i32]) {
+fn put_row(
+    x: QuantizedRow<'_>,
+    order: Order,
+    bias: i32,
+    n: usize,
+    r: usize,
+    block: &mut [i32],
+    place: impl Fn(usize) -> usize,
+) {
+    match order {
+        Order::Along => put_groups(x, |q| words(q, Order::Along), bias, n, r, block, place),
+        Order::Across => put_groups(x, |q| words(q, Order::Across), bias, n, r, block, place),
+    }
+}
+
+/// As [`put_row`], with the words that `words` makes of the codes of a group.
+#[inline(always)]
+fn put_groups(
+    x: QuantizedRow<'_>,
+    words: impl Fn(&[i8; GROUP]) -> [u32; QUADS],
+    bias: i32,
+    n: usize,
+    r: usize,
+    block: &mut [i32],
+    place: impl Fn(usize) -> usize,
+) {
     let groups = x.q.as_chunks::<GROUP>().0.iter().zip(x.d).zip(x.sums.as_chunks::<2>().0);
     for (((q, d), &[first, second]), to) in groups.zip(block.chunks_exact_mut(WORDS * n)) {
-        let words = words(q, order).map(|word| word as i32);
-        if BY_ROW {
-            to[r * QUADS..][..QUADS].copy_from_slice(&words);
-        } else {
-            for (to, word) in to.chunks_exact_mut(n).zip(words) {
-                to[r] = word;
-            }
+        let (codes, to) = to.split_at_mut(QUADS * n);
+        for (quad, word) in words(q).into_iter().enumerate() {
+            codes[place(quad)] = word as i32;
         }
-        let to = &mut to[QUADS * n..];
         to[r] = d.to_bits() as i32;
         to[n + r] = -bias * (i32::from(first) + i32::from(second));
         to[2 * n + r] = i32::from(first as u16) | i32::from(second) << 16;

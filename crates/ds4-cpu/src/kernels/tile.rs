@@ -102,10 +102,24 @@ impl Tile {
     }
 
     /// Takes the bias out of the codes, all of which fit signed bytes.
+    #[cfg(target_arch = "x86_64")]
     pub fn make_signed(&mut self) {
         let bias = std::mem::take(&mut self.bias) as u8;
         if bias != 0 {
             self.codes.as_mut_slice().iter_mut().for_each(|code| *code = code.wrapping_sub(bias));
+        }
+    }
+
+    /// Puts the words of every two quads side by side: the codes of a group are then `[4][16 rows][8 inputs]`.
+    #[cfg(target_arch = "aarch64")]
+    pub fn pair_quads(&mut self) {
+        for quads in self.codes.as_mut_slice().as_chunks_mut::<{ 2 * ROWS * 4 }>().0 {
+            let before = *quads;
+            let (first, second) = before.as_chunks::<4>().0.split_at(ROWS);
+            for (to, words) in quads.as_chunks_mut::<8>().0.iter_mut().zip(first.iter().zip(second)) {
+                to[..4].copy_from_slice(words.0);
+                to[4..].copy_from_slice(words.1);
+            }
         }
     }
 

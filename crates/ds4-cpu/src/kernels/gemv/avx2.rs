@@ -5,7 +5,8 @@ use super::super::activation::{GROUP, QuantizedRow};
 use super::super::format::{iq2_xxs, mxfp4, q4_k};
 use super::super::prefetch::prefetch;
 use super::partial::{GROUPS, Partial, ROWS};
-use super::{Kernel, PREFETCH};
+use super::signs::SIGNS;
+use super::{Kernel, PREFETCH, check};
 use ds4_gguf::TensorType;
 use ds4_gguf::quant::iq2_xxs_grid::GRID;
 use std::arch::x86_64::*;
@@ -122,28 +123,6 @@ unsafe fn mxfp4(weights: &[u8], x: QuantizedRow<'_>, row: usize, partial: &mut P
     }
 }
 
-/// The signs of an octet for every sign code, as bytes 1 and -1.
-static SIGNS: [i64; 128] = sign_factors();
-
-const fn sign_factors() -> [i64; 128] {
-    let mut factors = [0; 128];
-    let mut code = 0;
-    while code < 128 {
-        let signs = ds4_gguf::quant::iq2_xxs::signs(code as u8);
-        let mut bytes = [1; 8];
-        let mut k = 0;
-        while k < 8 {
-            if signs >> k & 1 == 1 {
-                bytes[k] = -1i8 as u8;
-            }
-            k += 1;
-        }
-        factors[code] = i64::from_le_bytes(bytes);
-        code += 1;
-    }
-    factors
-}
-
 /// See [`super::Kernel::row`].
 #[target_feature(enable = "avx2,fma,f16c,bmi2")]
 unsafe fn iq2_xxs(weights: &[u8], x: QuantizedRow<'_>, row: usize, partial: &mut Partial) {
@@ -157,7 +136,7 @@ unsafe fn iq2_xxs(weights: &[u8], x: QuantizedRow<'_>, row: usize, partial: &mut
             let upper = u32::from_le_bytes([packed[4], packed[5], packed[6], packed[7]]);
             partial.scales[index * EIGHT + k][row] = d * (2 * (upper >> 28) + 1) as f32 * 0.125;
             let octet = |o: usize| i64::from_le_bytes(GRID[usize::from(packed[o])]);
-            let factors = |o: usize| SIGNS[(upper >> (7 * o)) as usize & 127];
+            let factors = |o: usize| SIGNS[(upper >> (7 * o)) as usize & 127] as i64;
             let w = _mm256_setr_epi64x(octet(0), octet(1), octet(2), octet(3));
             let signs = _mm256_setr_epi64x(factors(0), factors(1), factors(2), factors(3));
             sums[k] = dot(w, _mm256_sign_epi8(group_of(x, index * EIGHT + k), signs));
@@ -225,15 +204,6 @@ unsafe fn q4_k(weights: &[u8], x: QuantizedRow<'_>, row: usize, partial: &mut Pa
         }
         put(&mut partial.sums[row], index * EIGHT, lanes_added(sums));
     }
-}
-
-/// Checks what the callers promise and gives the number of groups, of which a block has `of_block`.
-fn check(weights: &[u8], x: QuantizedRow<'_>, row: usize, block_bytes: usize, of_block: usize) -> usize {
-    let groups = x.d.len();
-    assert!(groups <= GROUPS && groups.is_multiple_of(of_block) && row < ROWS);
-    assert!(weights.len() == groups / of_block * block_bytes);
-    assert!(x.q.len() == groups * GROUP && x.sums.len() == groups * 2);
-    groups
 }
 
 const _: () = assert!(BLOCK == EIGHT * GROUP && GROUPS.is_multiple_of(EIGHT));

@@ -7,15 +7,24 @@
 //! adds the groups up in order: sixteen chains of fused multiply-adds at once. The arithmetic is that of the tiles of
 //! [`matmul_i8`](super::matmul_i8()), bit for bit.
 //!
-//! Written for AVX-512, a file per format, and for AVX2, all formats in one; elsewhere the tiles do the work.
+//! Written for AVX-512, a file per format, and for AVX2 and NEON, all formats in one; elsewhere the tiles do the work.
 
+#[cfg(target_arch = "x86_64")]
 mod avx2;
+#[cfg(target_arch = "x86_64")]
 mod iq2_xxs;
+#[cfg(target_arch = "x86_64")]
 mod mxfp4;
+#[cfg(target_arch = "aarch64")]
+mod neon;
 mod partial;
+#[cfg(target_arch = "x86_64")]
 mod q2_k;
+#[cfg(target_arch = "x86_64")]
 mod q4_k;
+#[cfg(target_arch = "x86_64")]
 mod q8_0;
+mod signs;
 
 use super::activation::{GROUP, QuantizedRow, QuantizedRows};
 use super::aligned::AlignedVec;
@@ -59,10 +68,19 @@ struct Kernel {
 /// What this processor has for weights of type `ty`.
 fn kernel(isa: Isa, ty: TensorType) -> Option<Kernel> {
     match isa.kind() {
-        Kind::Avx512 => {}
-        Kind::Avx2 => return avx2::kernel(ty),
-        _ => return None,
+        #[cfg(target_arch = "x86_64")]
+        Kind::Avx512 => avx512(ty),
+        #[cfg(target_arch = "x86_64")]
+        Kind::Avx2 => avx2::kernel(ty),
+        #[cfg(target_arch = "aarch64")]
+        Kind::Neon => neon::kernel(ty),
+        _ => None,
     }
+}
+
+/// The kernels with AVX-512 for weights of type `ty`.
+#[cfg(target_arch = "x86_64")]
+fn avx512(ty: TensorType) -> Option<Kernel> {
     match ty {
         TensorType::Q8_0 => Some(Kernel { arrange: q8_0::arrange, row: q8_0::row, finish: q8_0::finish }),
         TensorType::Q4_K => Some(Kernel { arrange: q4_k::arrange, row: q4_k::row, finish: q4_k::finish }),
@@ -165,4 +183,13 @@ fn sixteen(
             unsafe { (kernel.finish)(partial, x.d, acc) };
         }
     }
+}
+
+/// Checks what the callers of a first pass promise and gives the number of groups, of which a block has `of_block`.
+fn check(weights: &[u8], x: QuantizedRow<'_>, row: usize, block_bytes: usize, of_block: usize) -> usize {
+    let groups = x.d.len();
+    assert!(groups <= GROUPS && groups.is_multiple_of(of_block) && row < ROWS);
+    assert!(weights.len() == groups / of_block * block_bytes);
+    assert!(x.q.len() == groups * GROUP && x.sums.len() == groups * 2);
+    groups
 }

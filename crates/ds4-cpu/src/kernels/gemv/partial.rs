@@ -1,5 +1,6 @@
 //! What the first pass over sixteen weight rows leaves for the second.
 
+#[cfg(target_arch = "x86_64")]
 use std::arch::x86_64::*;
 
 /// Weight rows side by side: the 32-bit lanes of a register.
@@ -16,10 +17,12 @@ pub(super) struct Partial {
     /// The sum of the minima of a group, in formats that have them.
     pub min_sums: [[i32; GROUPS]; ROWS],
     /// The f16 scale of a block.
+    #[cfg(target_arch = "x86_64")]
     pub d: [[u16; ROWS]; GROUPS],
     /// The f16 scale of a block's minima.
+    #[cfg(target_arch = "x86_64")]
     pub dmin: [[u16; ROWS]; GROUPS],
-    /// In place of these, with AVX2, the scale of a group.
+    /// In place of these, with AVX2 and NEON, the scale of a group.
     pub scales: [[f32; ROWS]; GROUPS],
     /// And that of its minima.
     pub min_scales: [[f32; ROWS]; GROUPS],
@@ -30,7 +33,9 @@ impl Partial {
         Partial {
             sums: [[0; GROUPS]; ROWS],
             min_sums: [[0; GROUPS]; ROWS],
+            #[cfg(target_arch = "x86_64")]
             d: [[0; ROWS]; GROUPS],
+            #[cfg(target_arch = "x86_64")]
             dmin: [[0; ROWS]; GROUPS],
             scales: [[0.0; ROWS]; GROUPS],
             min_scales: [[0.0; ROWS]; GROUPS],
@@ -39,6 +44,7 @@ impl Partial {
 }
 
 /// Sixteen groups, number `16 * part` and following, of all rows: the `i`-th register has group `i`, a row per lane.
+#[cfg(target_arch = "x86_64")]
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512vnni")]
 #[inline]
 pub(super) fn turned(sums: &[[i32; GROUPS]; ROWS], part: usize) -> [__m512i; 16] {
@@ -73,6 +79,7 @@ pub(super) fn turned(sums: &[[i32; GROUPS]; ROWS], part: usize) -> [__m512i; 16]
 }
 
 /// Sixteen half-precision numbers as floats.
+#[cfg(target_arch = "x86_64")]
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512vnni")]
 #[inline]
 pub(super) fn floats(halves: &[u16; ROWS]) -> __m512 {
@@ -84,6 +91,7 @@ pub(super) fn floats(halves: &[u16; ROWS]) -> __m512 {
 ///
 /// # Safety
 /// Two bytes can be read.
+#[cfg(target_arch = "x86_64")]
 #[inline(always)]
 pub(super) unsafe fn half_at(bytes: *const u8) -> u16 {
     // SAFETY: the caller's promise.

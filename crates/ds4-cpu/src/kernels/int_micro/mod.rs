@@ -9,11 +9,13 @@ mod avx512;
 #[cfg(any(target_arch = "x86_64", target_arch = "aarch64"))]
 mod halves;
 #[cfg(target_arch = "aarch64")]
+mod i8mm;
+#[cfg(target_arch = "aarch64")]
 mod neon;
 mod scalar;
 
 use super::isa::{Isa, Kind};
-use super::panel::{Block, Layout, WORDS};
+use super::panel::{Block, CodesLie, Layout, WORDS};
 use super::tile::{ROWS, Tile};
 
 /// Tiles that one call takes at most; they share the loads of the activations.
@@ -27,6 +29,9 @@ pub(crate) struct Loop {
     kind: Kind,
     #[cfg(target_arch = "x86_64")]
     tiles: Option<amx::Registers>,
+    /// Whether products of matrices are used.
+    #[cfg(target_arch = "aarch64")]
+    matrices: bool,
 }
 
 impl Loop {
@@ -39,6 +44,8 @@ impl Loop {
             // SAFETY: an `Isa` exists only where the processor and the system offer its instructions.
             #[cfg(target_arch = "x86_64")]
             tiles: (isa.has_tiles() && n >= amx::LEAST_ROWS).then(|| unsafe { amx::Registers::take() }),
+            #[cfg(target_arch = "aarch64")]
+            matrices: isa.has_matrices(),
         }
     }
 
@@ -46,32 +53,41 @@ impl Loop {
     pub fn layout(&self) -> Layout {
         #[cfg(target_arch = "x86_64")]
         if self.tiles.is_some() {
-            return Layout { most: amx::MOST_ROWS, by_row: true };
+            return Layout { most: amx::MOST_ROWS, codes: CodesLie::Rows };
         }
-        Layout { most: if self.kind == Kind::Avx512 { 6 } else { 4 }, by_row: false }
+        #[cfg(target_arch = "aarch64")]
+        if self.matrices {
+            return Layout { most: i8mm::MOST_ROWS, codes: CodesLie::Pairs };
+        }
+        Layout { most: if self.kind == Kind::Avx512 { 6 } else { 4 }, codes: CodesLie::Quads }
     }
 
-    /// Whether tiles have to be [made signed](Tile::make_signed).
-    pub fn takes_signed(&self) -> bool {
+    /// Makes tiles as they are decoded what it wants.
+    pub fn prepare(&self, tiles: &mut [Tile]) {
         #[cfg(target_arch = "x86_64")]
-        return self.tiles.is_some();
-        #[cfg(not(target_arch = "x86_64"))]
-        false
+        if self.tiles.is_some() {
+            tiles.iter_mut().for_each(Tile::make_signed);
+        }
+        #[cfg(target_arch = "aarch64")]
+        if self.matrices {
+            tiles.iter_mut().for_each(Tile::pair_quads);
+        }
+        #[cfg(not(any(target_arch = "x86_64", target_arch = "aarch64")))]
+        let _ = tiles;
     }
 
     /// Continues the products of the tiles' weight rows with the rows of a block: `acc[r][t][o]` += weight row `o` of tile `t`
-    /// times activation row `r`, group by group.
+    /// times activation row `r`, group by group. The tiles were [prepared](Self::prepare).
     ///
     /// # Panics
-    /// There are no or too many tiles or rows, lengths differ, or the tiles or the block are not as this loop wants them.
+    /// There are no or too many tiles or rows, lengths differ, or the block is not as this loop wants it.
     pub fn multiply(&self, tiles: &[Tile], x: Block<'_>, acc: &mut [Sums]) {
         let [first, ..] = tiles else { panic!("products of at least one tile") };
         let (groups, layout) = (first.codes().len(), self.layout());
         // The vector versions read through pointers, relying on these lengths.
         assert!(tiles.len() <= TILES && x.words.len() == groups * WORDS * x.rows);
-        assert!(x.rows == if layout.by_row { layout.most } else { acc.len() });
+        assert!(x.rows == layout.places().unwrap_or(acc.len()));
         assert!(!acc.is_empty() && acc.len() <= layout.most);
-        assert!(!self.takes_signed() || first.bias == 0);
         for tile in tiles {
             assert!(tile.codes().len() == groups && tile.scales().len() == groups && tile.bias == first.bias);
             assert!(tile.minima().is_some() == first.minima().is_some());
@@ -81,6 +97,11 @@ impl Loop {
         if let Some(registers) = &self.tiles {
             // SAFETY: an `Isa` exists only where the processor offers its instructions; lengths were checked.
             return unsafe { registers.multiply(tiles, x, acc) };
+        }
+        #[cfg(target_arch = "aarch64")]
+        if self.matrices {
+            // SAFETY: as above.
+            return unsafe { i8mm::multiply(tiles, x, acc) };
         }
         match self.kind {
             // SAFETY: as above.

@@ -11,8 +11,8 @@ use std::arch::asm;
 
 multiply_by_halves!("neon,dotprod");
 
-type Ints = [int32x4_t; 2];
-type Floats = [float32x4_t; 2];
+pub(super) type Ints = [int32x4_t; 2];
+pub(super) type Floats = [float32x4_t; 2];
 type Weights = [int8x16_t; 2];
 type Quad = int8x16_t;
 
@@ -30,25 +30,25 @@ fn start_floats() -> Floats {
 
 #[target_feature(enable = "neon,dotprod")]
 #[inline]
-fn ints_to_floats(ints: Ints) -> Floats {
+pub(super) fn ints_to_floats(ints: Ints) -> Floats {
     [vcvtq_f32_s32(ints[0]), vcvtq_f32_s32(ints[1])]
 }
 
 #[target_feature(enable = "neon,dotprod")]
 #[inline]
-fn scaled(floats: Floats, by: f32) -> Floats {
+pub(super) fn scaled(floats: Floats, by: f32) -> Floats {
     [vmulq_n_f32(floats[0], by), vmulq_n_f32(floats[1], by)]
 }
 
 #[target_feature(enable = "neon,dotprod")]
 #[inline]
-fn add_product(a: Floats, b: Floats, total: Floats) -> Floats {
+pub(super) fn add_product(a: Floats, b: Floats, total: Floats) -> Floats {
     [vfmaq_f32(total[0], a[0], b[0]), vfmaq_f32(total[1], a[1], b[1])]
 }
 
 #[target_feature(enable = "neon,dotprod")]
 #[inline]
-fn subtract_product(a: Floats, b: Floats, total: Floats) -> Floats {
+pub(super) fn subtract_product(a: Floats, b: Floats, total: Floats) -> Floats {
     [vfmsq_f32(total[0], a[0], b[0]), vfmsq_f32(total[1], a[1], b[1])]
 }
 
@@ -56,7 +56,7 @@ fn subtract_product(a: Floats, b: Floats, total: Floats) -> Floats {
 /// Eight floats can be read.
 #[target_feature(enable = "neon,dotprod")]
 #[inline]
-unsafe fn load(from: *const f32) -> Floats {
+pub(super) unsafe fn load(from: *const f32) -> Floats {
     // SAFETY: the caller's promise.
     unsafe { [vld1q_f32(from), vld1q_f32(from.add(4))] }
 }
@@ -65,7 +65,7 @@ unsafe fn load(from: *const f32) -> Floats {
 /// Eight floats can be written.
 #[target_feature(enable = "neon,dotprod")]
 #[inline]
-unsafe fn store(to: *mut f32, floats: Floats) {
+pub(super) unsafe fn store(to: *mut f32, floats: Floats) {
     // SAFETY: the caller's promise.
     unsafe {
         vst1q_f32(to, floats[0]);
@@ -108,7 +108,7 @@ unsafe fn dot<const R: usize, const SIGNED: bool>(sum: Ints, w: Weights, x: Quad
 /// Eight pairs of factors can be read.
 #[target_feature(enable = "neon,dotprod")]
 #[inline]
-unsafe fn min_sums(factors: *const i32, sums: i32) -> Ints {
+pub(super) unsafe fn min_sums(factors: *const i32, sums: i32) -> Ints {
     let sum = |at: usize| {
         // SAFETY: the caller's promise: eight pairs of 16-bit factors.
         let pairs = unsafe { vld2_s16(factors.add(at).cast()) };
