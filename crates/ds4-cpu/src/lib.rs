@@ -5,5 +5,6 @@ pub mod bandwidth;
 pub mod kernels;
 pub mod pool;
 pub mod processors;
+mod tasks;
 
 pub use backend::{CpuBackend, CpuOptions, Placement};

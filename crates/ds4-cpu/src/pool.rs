@@ -10,6 +10,7 @@
 //! operating system did not schedule in time never entered, so nobody waits for it.
 
 use crate::processors;
+use crate::tasks::Tasks;
 use std::any::Any;
 use std::cell::{Cell, UnsafeCell};
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
@@ -60,9 +61,8 @@ type Job = *const (dyn Fn(usize) + Sync);
 
 struct Shared {
     state: AtomicU64,
-    /// The next task nobody has taken. Touched only between entering and leaving an epoch.
-    next: AtomicUsize,
-    n_tasks: AtomicUsize,
+    /// The tasks nobody has taken. Touched only between entering and leaving an epoch.
+    tasks: Tasks,
     /// Written by `run` while the epoch is closed and `active` is 0, read by workers that entered.
     job: UnsafeCell<Option<Job>>,
     panic: Mutex<Option<Box<dyn Any + Send>>>,
@@ -98,6 +98,8 @@ unsafe impl Sync for Shared {}
 pub struct Pool {
     shared: Arc<Shared>,
     workers: Vec<JoinHandle<()>>,
+    /// The node of the thread that calls `run`, as far as that can be said of it.
+    node: usize,
     /// One `run` at a time; a second caller waits here.
     turn: Mutex<()>,
 }
@@ -111,24 +113,26 @@ impl Pool {
     /// # Errors
     /// `threads` is 0 or above [`Pool::MAX_THREADS`], or the operating system refuses a thread.
     pub fn new(threads: usize) -> Result<Pool, PoolError> {
-        Pool::start(threads, &[])
+        Pool::start(threads, &[], &[])
     }
 
     /// Like [`Pool::new`], with each worker bound to one of the cores of this process, while there is one for each; the
     /// first is left to the caller, which is not bound: threads it starts later would be, too. Where there are more cores
     /// than threads nothing is bound, since another program with as few threads would choose the same cores. Binding is a
-    /// hint: where the system has no such call, or refuses it, the threads run unbound.
+    /// hint: where the system has no such call, or refuses it, the threads run unbound. Bound threads of several memory nodes
+    /// have tasks of their own, see [`run`](Pool::run).
     ///
     /// # Errors
     /// As [`Pool::new`].
     pub fn new_bound(threads: usize) -> Result<Pool, PoolError> {
         let allowed = processors::allowed();
         let bound = threads == allowed.cores || threads == allowed.processors.len();
-        Pool::start(threads, if bound { &allowed.processors } else { &[] })
+        let places = if bound { &allowed.processors[..threads.min(allowed.processors.len())] } else { &[] };
+        Pool::start(threads, places, &processors::nodes(places))
     }
 
-    /// Worker `i` is bound to the `i`-th of `places`, if there is one.
-    fn start(threads: usize, places: &[usize]) -> Result<Pool, PoolError> {
+    /// Worker `i` is bound to the `i`-th of `places`, if there is one, and takes the tasks of the `i`-th of `nodes` first.
+    fn start(threads: usize, places: &[usize], nodes: &[usize]) -> Result<Pool, PoolError> {
         if threads == 0 || threads > Pool::MAX_THREADS {
             return Err(PoolError::Threads { threads, max: Pool::MAX_THREADS });
         }
@@ -137,8 +141,7 @@ impl Pool {
         let watch = if threads > processors { Duration::ZERO } else { WATCH };
         let shared = Arc::new(Shared {
             state: AtomicU64::new(0),
-            next: AtomicUsize::new(0),
-            n_tasks: AtomicUsize::new(0),
+            tasks: Tasks::new(nodes.iter().max().map_or(1, |last| last + 1)),
             job: UnsafeCell::new(None),
             panic: Mutex::new(None),
             sleepers: AtomicUsize::new(0),
@@ -149,17 +152,19 @@ impl Pool {
             left: Condvar::new(),
             watch,
         });
-        let mut pool = Pool { shared, workers: Vec::with_capacity(threads - 1), turn: Mutex::new(()) };
+        let node = |index: usize| nodes.get(index).copied().unwrap_or(0);
+        let workers = Vec::with_capacity(threads - 1);
+        let mut pool = Pool { shared, workers, node: node(0), turn: Mutex::new(()) };
         for index in 1..threads {
             let shared = Arc::clone(&pool.shared);
-            let place = places.get(index).copied();
+            let (place, node) = (places.get(index).copied(), node(index));
             let worker = std::thread::Builder::new()
                 .name(format!("ds4-cpu-{index}"))
                 .spawn(move || {
                     if let Some(processor) = place {
                         processors::bind_current_thread(processor);
                     }
-                    work(&shared);
+                    work(&shared, node);
                 })
                 // `pool` is dropped on the way out, which stops the workers already started.
                 .map_err(|source| PoolError::Spawn { index, source })?;
@@ -173,8 +178,14 @@ impl Pool {
         self.workers.len() + 1
     }
 
+    /// Number of memory nodes among which tasks are divided: 1 unless the threads are bound to processors of several.
+    pub fn nodes(&self) -> usize {
+        self.shared.tasks.nodes()
+    }
+
     /// Calls `task(i)` once for every `i` in `0..n_tasks`, on all threads, and returns when all have
-    /// ended. Threads take the next free number, in increasing order. Everything a task wrote is
+    /// ended. Threads take the next free number, in increasing order; those of several memory nodes first from a part that
+    /// belongs to their node, the same one for the same number of tasks. Everything a task wrote is
     /// visible to the caller afterwards.
     ///
     /// # Panics
@@ -202,15 +213,14 @@ impl Pool {
         // SAFETY: the epoch is closed and `active` is 0 (the previous `finish` saw to it), and `turn`
         // excludes other callers, so nobody else accesses the cell.
         unsafe { *s.job.get() = Some(job) };
-        s.next.store(0, SeqCst);
-        s.n_tasks.store(n_tasks, SeqCst);
+        s.tasks.offer(n_tasks);
         let finish = Finish(s);
         s.state.store((s.state.load(SeqCst) & !(OPEN | ACTIVE)).wrapping_add(EPOCH) | OPEN, SeqCst);
         if s.sleepers.load(SeqCst) > 0 {
             let _guard = lock(&s.lock);
             s.wake.notify_all();
         }
-        s.take_tasks(job);
+        s.take_tasks(job, self.node);
         drop(finish);
         let payload = lock(&s.panic).take();
         if let Some(payload) = payload {
@@ -282,19 +292,14 @@ impl Drop for Finish<'_> {
 
 impl Shared {
     /// Executes tasks until none is left.
-    fn take_tasks(&self, job: Job) {
-        let n_tasks = self.n_tasks.load(SeqCst);
+    fn take_tasks(&self, job: Job, node: usize) {
         let _mark = TaskMark::set();
-        loop {
-            let task = self.next.fetch_add(1, SeqCst);
-            if task >= n_tasks {
-                return;
-            }
+        while let Some(task) = self.tasks.take(node) {
             // SAFETY: the caller of `run` is still inside `run`, which keeps the closure alive, because
             // this thread is either that caller or has entered the epoch and not left it.
             let outcome = catch_unwind(AssertUnwindSafe(|| unsafe { (*job)(task) }));
             if let Err(payload) = outcome {
-                self.next.store(n_tasks, SeqCst);
+                self.tasks.withdraw();
                 lock(&self.panic).get_or_insert(payload);
             }
         }
@@ -359,8 +364,8 @@ impl Shared {
     }
 }
 
-/// The life of a worker thread.
-fn work(s: &Shared) {
+/// The life of a worker thread of a node.
+fn work(s: &Shared, node: usize) {
     let mut done = 0;
     while let Some(state) = s.wait_for_work(done) {
         done = state / EPOCH;
@@ -368,9 +373,17 @@ fn work(s: &Shared) {
             // SAFETY: this thread is inside an epoch, so `run` does not write the cell.
             let job = unsafe { *s.job.get() };
             if let Some(job) = job {
-                s.take_tasks(job);
+                s.take_tasks(job, node);
             }
             s.leave();
         }
+    }
+}
+
+#[cfg(test)]
+impl Pool {
+    /// A pool whose threads count as threads of these nodes.
+    pub(crate) fn on_nodes(nodes: &[usize]) -> Pool {
+        Pool::start(nodes.len(), &[], nodes).expect("threads")
     }
 }

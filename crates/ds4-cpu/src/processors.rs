@@ -25,6 +25,28 @@ pub fn default_threads() -> usize {
     std::thread::available_parallelism().map_or(1, usize::from).min(allowed().cores)
 }
 
+/// For each of these processors the node whose memory is nearest to it, numbered from 0 in the order in which they occur: all
+/// 0 where the system knows of none.
+pub fn nodes(processors: &[usize]) -> Vec<usize> {
+    #[cfg(target_os = "linux")]
+    let node = |&processor: &usize| linux::node(processor);
+    #[cfg(not(target_os = "linux"))]
+    let node = |_: &usize| None;
+    numbered(processors.iter().map(node))
+}
+
+/// Numbers distinct values from 0 in the order in which they occur.
+fn numbered(values: impl Iterator<Item = Option<usize>>) -> Vec<usize> {
+    let mut known = Vec::new();
+    let number = |value| {
+        known.iter().position(|&k| k == value).unwrap_or_else(|| {
+            known.push(value);
+            known.len() - 1
+        })
+    };
+    values.map(number).collect()
+}
+
 /// Sorts processors; those of one core have the same `core`.
 #[cfg_attr(not(target_os = "linux"), allow(dead_code))] // Elsewhere only tested.
 fn by_core(numbers: &[usize], core: impl Fn(usize) -> String) -> Allowed {
@@ -69,6 +91,12 @@ mod linux {
             .find_map(|file| std::fs::read_to_string(format!("{topology}/{file}")).ok())
     }
 
+    /// The number of a processor's node.
+    pub fn node(processor: usize) -> Option<usize> {
+        let entries = std::fs::read_dir(format!("/sys/devices/system/cpu/cpu{processor}")).ok()?;
+        entries.flatten().find_map(|entry| entry.file_name().to_str()?.strip_prefix("node")?.parse().ok())
+    }
+
     /// Binds the calling thread.
     pub fn bind(processor: usize) {
         if processor >= libc::CPU_SETSIZE as usize {
@@ -94,6 +122,15 @@ mod tests {
         assert_eq!(allowed, Allowed { processors: vec![1, 2, 3], cores: 2 });
         let allowed = by_core(&[0, 1, 2, 3], |processor| (processor / 2).to_string());
         assert_eq!(allowed, Allowed { processors: vec![0, 2, 1, 3], cores: 2 });
+    }
+
+    #[test]
+    fn nodes_are_numbered_as_they_occur() {
+        assert_eq!(numbered([Some(4), Some(2), Some(4), None].into_iter()), [0, 1, 0, 2]);
+        let processors = allowed().processors;
+        let nodes = nodes(&processors);
+        assert_eq!(nodes.len(), processors.len());
+        assert!(nodes.first().is_none_or(|&node| node == 0));
     }
 
     #[cfg(target_os = "linux")]

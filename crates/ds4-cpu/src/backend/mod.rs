@@ -135,7 +135,7 @@ impl Backend for CpuBackend {
     }
 
     fn begin(&mut self, rows: &Rows) -> Result<(), ModelError> {
-        self.work.resize(self.model.config(), rows);
+        self.work.resize(&self.pool, self.model.config(), rows);
         self.work.set_angles(&self.plain, &self.compressed, rows.positions());
         Ok(())
     }

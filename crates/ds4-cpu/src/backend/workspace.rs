@@ -3,7 +3,11 @@
 use ds4_model::rope::Frequencies;
 use ds4_model::{Buffer, Config, Rows};
 
+use std::mem::MaybeUninit;
+use std::sync::Mutex;
+
 use crate::kernels::{AlignedVec, QuantizedRows};
+use crate::pool::Pool;
 
 /// `(cos, sin)` of a rotary angle.
 pub(super) type Angle = (f32, f32);
@@ -59,7 +63,7 @@ pub(super) struct Workspace {
 
 impl Workspace {
     /// Makes room for a batch. Contents are undefined afterwards.
-    pub fn resize(&mut self, config: &Config, rows: &Rows) {
+    pub fn resize(&mut self, pool: &Pool, config: &Config, rows: &Rows) {
         let n = rows.len();
         self.rows = n;
         let slots = config.n_expert_used + 1;
@@ -84,9 +88,7 @@ impl Workspace {
             (&mut self.mid, slots * config.n_ff),
             (&mut self.down, slots * config.n_embd),
         ] {
-            // Refused here, it is refused below as well, with the usual message.
-            let _ = ds4_gguf::reserve_huge(buffer, n * len);
-            buffer.resize(n * len, 0.0);
+            resize(pool, buffer, n * len);
         }
         self.expert_ids.resize(n * config.n_expert_used, 0);
         self.logits.resize(rows.wanted().len() * config.n_vocab, 0.0);
@@ -156,5 +158,55 @@ impl Workspace {
             Buffer::Logits => &mut self.logits,
         };
         *target = values.to_vec();
+    }
+}
+
+/// Makes a buffer hold `len` numbers. On a machine with several memory nodes, new memory is first written by the pool's threads,
+/// each node's a contiguous part: that of the rows, or columns, that they take first later on.
+fn resize(pool: &Pool, buffer: &mut Vec<f32>, len: usize) {
+    if len > buffer.capacity() {
+        // What it held is not needed, so it need not move.
+        *buffer = Vec::new();
+        // Refused here, it is refused below as well, with the usual message.
+        let is_reserved = ds4_gguf::reserve_huge(buffer, len).is_ok();
+        if is_reserved && pool.nodes() > 1 {
+            touch(pool, buffer, len);
+        }
+    }
+    buffer.resize(len, 0.0);
+}
+
+/// Fills an empty buffer with `len` zeros, for which it has room.
+fn touch(pool: &Pool, buffer: &mut Vec<f32>, len: usize) {
+    let spare = &mut buffer.spare_capacity_mut()[..len];
+    let part = len.div_ceil(pool.threads() * 4).max(1);
+    let parts: Vec<Mutex<&mut [MaybeUninit<f32>]>> = spare.chunks_mut(part).map(Mutex::new).collect();
+    pool.run(parts.len(), |task| {
+        // No other task asks for this part.
+        if let Ok(mut part) = parts[task].lock() {
+            part.fill(MaybeUninit::new(0.0));
+        }
+    });
+    // SAFETY: the parts were all of the first `len` numbers, and the capacity is at least that.
+    unsafe { buffer.set_len(len) };
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn buffers_of_several_nodes_are_zeros_of_the_right_number() {
+        for nodes in [&[0][..], &[0, 1], &[0, 1, 0, 1, 2]] {
+            let pool = Pool::on_nodes(nodes);
+            assert_eq!(pool.nodes(), nodes.iter().max().map_or(1, |last| last + 1));
+            let mut buffer = vec![7.0; 3];
+            for len in [0, 1, 10_000, 5, 70_001] {
+                let grows = len > buffer.capacity();
+                resize(&pool, &mut buffer, len);
+                assert_eq!(buffer.len(), len);
+                assert!(!grows || buffer.iter().all(|&x| x == 0.0), "{len} on {nodes:?}");
+            }
+        }
     }
 }
