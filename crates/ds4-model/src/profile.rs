@@ -31,6 +31,11 @@ impl<'a, B: Backend> Profiled<'a, B> {
         Self { backend, times: BTreeMap::new() }
     }
 
+    /// The backend, for what is not to be measured.
+    pub fn backend(&mut self) -> &mut B {
+        self.backend
+    }
+
     /// Total time of each operation since the last call, longest first.
     pub fn take(&mut self) -> Vec<(&'static str, Duration)> {
         let mut times: Vec<_> = std::mem::take(&mut self.times).into_iter().collect();

@@ -14,19 +14,27 @@ fn text(bytes: &[u8]) -> String {
 #[test]
 fn figures_follow_from_each_other() {
     let folder = tempfile::tempdir().expect("a folder");
-    let arguments =
-        ["bench", "--ctx", "600,64", "--gen", "3", "--json", "out.json", "--csv", "out.csv", "--svg", "o.svg"];
+    let arguments = [
+        "bench", "--ctx", "600,64", "--gen", "3", "--passes", "2", "--json", "out.json", "--csv", "out.csv", "--svg",
+        "o.svg",
+    ];
     let output = ds4(&arguments, folder.path());
     assert!(output.status.success(), "{}", text(&output.stderr));
     let report: serde_json::Value =
         serde_json::from_slice(&std::fs::read(folder.path().join("out.json")).expect("a file")).expect("JSON");
-    let bandwidth = report["bandwidth"].as_f64().expect("a bandwidth");
+    assert!(report["bandwidth"].as_f64().is_some_and(|bandwidth| bandwidth > 0.0));
     let points = report["points"].as_array().expect("points");
     assert_eq!(points.len(), 2);
     for (point, context) in points.iter().zip([64, 600]) {
         let number = |key: &str| point[key].as_f64().unwrap_or_else(|| panic!("{key} in {point}"));
         assert_eq!(point["context"], context);
-        let roofline = bandwidth / (number("weight_bytes") + number("cache_bytes"));
+        let passes = point["passes"].as_array().expect("passes");
+        assert_eq!(passes.len(), 2);
+        for key in ["prefill", "decode", "bandwidth"] {
+            let both: f64 = passes.iter().map(|pass| pass[key].as_f64().expect("a number")).sum();
+            assert!((number(key) / (both / 2.0) - 1.0).abs() < 1e-9, "{key} in {point}");
+        }
+        let roofline = number("bandwidth") / (number("weight_bytes") + number("cache_bytes"));
         assert!((number("roofline") / roofline - 1.0).abs() < 1e-9);
         assert!((number("fraction") - number("decode") / roofline).abs() < 1e-9);
         assert!(number("prefill") > 0.0 && number("decode") > 0.0);

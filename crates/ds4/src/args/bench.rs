@@ -4,6 +4,7 @@ use std::path::PathBuf;
 
 use clap::Args;
 
+use super::number::whole;
 use super::{BackendArgs, ModelArgs};
 
 const EXAMPLES: &str = "\
@@ -11,6 +12,7 @@ Examples:
   ds4 bench --synthetic v4-flash-q2 --alias    will the real model run well here? (needs 4 GB, no download)
   ds4 bench -m FILE --ctx 2048,8192 --gen 64   how fast is this file at these contexts?
   ds4 bench --profile                          where does the time go?
+  ds4 bench --passes 5                         medians of five: use it to compare two versions
   ds4 bench --scaling 1,2,4,8                  how many threads are worth using?
   ds4 bench --sessions 1,2,4,8 --gen 64        what do sessions do to each other, what does the KV cache save?
   ds4 bench --json results.json                the same figures for a program
@@ -29,16 +31,20 @@ pub struct BenchArgs {
     pub synthetic: SyntheticArgs,
 
     /// Context lengths to measure at, in tokens
-    #[arg(long, value_name = "N,…", value_delimiter = ',', default_value = "512")]
+    #[arg(long, value_name = "N,…", value_delimiter = ',', default_value = "512", value_parser = whole::<u32>(..))]
     pub ctx: Vec<u32>,
 
     /// Tokens to decode at each length
-    #[arg(long = "gen", value_name = "N", default_value_t = 16, value_parser = clap::value_parser!(u32).range(1..))]
+    #[arg(long = "gen", value_name = "N", default_value_t = 16, value_parser = whole::<u32>(1..))]
     pub generate: u32,
 
     /// Tokens per prefill step
-    #[arg(long, value_name = "N", default_value_t = 512, value_parser = clap::value_parser!(u32).range(1..=8192))]
+    #[arg(long, value_name = "N", default_value_t = 512, value_parser = whole::<u32>(1..=8192))]
     pub prefill_chunk: u32,
+
+    /// Measure each length so often and take medians, for figures that can be repeated
+    #[arg(long, value_name = "N", default_value_t = 1, value_parser = whole::<u16>(1..=1000), conflicts_with = "sessions")]
+    pub passes: u16,
 
     /// Below the table, say which operations the time went to (JSON always does)
     #[arg(long)]
@@ -46,17 +52,17 @@ pub struct BenchArgs {
 
     /// Measure with each of these numbers of CPU threads, one after the other, and compare them
     #[arg(long, value_name = "N,…", value_delimiter = ',', conflicts_with = "threads",
-          value_parser = clap::value_parser!(u16).range(1..=1024))]
+          value_parser = whole::<u16>(1..=1024))]
     pub scaling: Vec<u16>,
 
     /// Measure sessions that share an engine instead: so many decoding at once, one beside a long prompt, conversations
     /// of --ctx tokens resumed from memory and from disk, and what writing states to disk costs
     #[arg(long, value_name = "N,…", value_delimiter = ',', conflicts_with_all = ["scaling", "profile", "csv", "svg"],
-          value_parser = clap::value_parser!(u16).range(1..=256))]
+          value_parser = whole::<u16>(1..=256))]
     pub sessions: Vec<u16>,
 
     /// With --sessions: tokens of the long prompt, of which 90 seconds are measured at most
-    #[arg(long, value_name = "N", default_value_t = 32_768, value_parser = clap::value_parser!(u32).range(1..))]
+    #[arg(long, value_name = "N", default_value_t = 32_768, value_parser = whole::<u32>(1..))]
     pub long: u32,
 
     /// With --sessions: a folder on the disk to measure [default: where the KV cache is]
@@ -91,7 +97,7 @@ pub struct SyntheticArgs {
     pub alias: bool,
 
     /// Only the first N layers
-    #[arg(long, value_name = "N", requires = "synthetic")]
+    #[arg(long, value_name = "N", requires = "synthetic", value_parser = whole::<usize>(1..))]
     pub layers: Option<usize>,
 }
 

@@ -4,6 +4,7 @@ use std::path::PathBuf;
 
 use clap::Args;
 
+use super::number::whole;
 use super::{BackendArgs, KvCacheArgs, ModelArgs, ProfileArg, SamplingArgs, ShowThinking, ThinkArg};
 
 const ABOUT: &str = "Talk with the model";
@@ -41,11 +42,11 @@ pub struct ChatArgs {
     pub resume: Option<PathBuf>,
 
     /// Most tokens of an answer, reasoning included [default: 8192; 65536 with thinking, 131072 with max]
-    #[arg(short = 'n', long = "tokens", value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
+    #[arg(short = 'n', long = "tokens", value_name = "N", value_parser = whole::<u32>(1..))]
     pub tokens: Option<u32>,
 
     /// Longest context, the whole conversation, in tokens [default: the model's own]
-    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
+    #[arg(long, value_name = "N", value_parser = whole::<u32>(1..))]
     pub ctx: Option<u32>,
 
     /// Whether and how hard to think first [default: high; off for the demo model]

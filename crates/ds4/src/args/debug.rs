@@ -4,6 +4,7 @@ use std::path::PathBuf;
 
 use clap::{Args, Subcommand};
 
+use super::number::whole;
 use super::{BackendArgs, ModelArgs};
 
 const ABOUT: &str = "Look at single stages: tokens, prompts, parsed output, logits";
@@ -79,7 +80,7 @@ pub struct LogitsArgs {
     pub out: PathBuf,
 
     /// Tokens per forward pass
-    #[arg(long, value_name = "N", default_value_t = 128, value_parser = clap::value_parser!(u32).range(1..=65536))]
+    #[arg(long, value_name = "N", default_value_t = 128, value_parser = whole::<u32>(1..=65536))]
     pub chunk: u32,
 
     #[command(flatten)]

@@ -6,6 +6,7 @@ use std::str::FromStr;
 use clap::{Args, Subcommand};
 
 use super::ModelArgs;
+use super::number::whole;
 
 /// A number of bytes, as people write it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -128,7 +129,7 @@ pub struct PruneArgs {
     #[arg(long, value_name = "SIZE")]
     pub to: Option<Size>,
     /// Those that were not used for so many days
-    #[arg(long, value_name = "DAYS")]
+    #[arg(long, value_name = "DAYS", value_parser = whole::<u32>(..))]
     pub unused: Option<u32>,
     /// One
     #[arg(long, value_name = "ID")]

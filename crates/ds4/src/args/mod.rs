@@ -9,6 +9,7 @@ mod doctor;
 mod inspect;
 mod kv;
 mod model;
+mod number;
 mod pull;
 mod run;
 mod sampling;

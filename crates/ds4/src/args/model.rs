@@ -6,6 +6,8 @@ use clap::{Args, ValueEnum};
 use ds4_cpu::kernels::Isa;
 use ds4_model::{Compute, KvPrecision};
 
+use super::number::whole;
+
 /// The model file.
 #[derive(Args, Clone, Debug)]
 pub struct ModelArgs {
@@ -23,14 +25,14 @@ pub struct BackendArgs {
     pub backend: BackendKind,
 
     /// CPU threads [default: one per core]
-    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=1024))]
+    #[arg(long, value_name = "N", value_parser = whole::<u16>(1..=1024))]
     pub threads: Option<u16>,
 
     /// Leave the CPU threads to the system; else each is bound to its core if there is one for every core
     #[arg(long)]
     pub cpu_free: bool,
 
-    /// CPU instruction set: scalar, avx2, avx512, amx or neon [default: the best one this processor has]
+    /// CPU instruction set: scalar, avx2, avx512, amx, neon or i8mm [default: the best one this processor has]
     #[arg(long, value_name = "SET")]
     pub cpu_features: Option<Isa>,
 

@@ -7,6 +7,8 @@ use clap::builder::PossibleValuesParser;
 
 use crate::catalog::{ENDPOINT, PUBLISHED};
 
+use super::number::whole;
+
 const LONG_ABOUT: &str = "\
 Download a published model.
 
@@ -62,11 +64,11 @@ pub struct PullArgs {
     pub endpoint: String,
 
     /// Attempts in a row that may bring nothing new before the download is given up
-    #[arg(long, value_name = "N", default_value_t = 5)]
+    #[arg(long, value_name = "N", default_value_t = 5, value_parser = whole::<u32>(..))]
     pub retries: u32,
 
     /// Seconds without a byte after which a connection counts as lost
-    #[arg(long, value_name = "SECONDS", default_value_t = 60, value_parser = clap::value_parser!(u64).range(1..=3600))]
+    #[arg(long, value_name = "SECONDS", default_value_t = 60, value_parser = whole::<u64>(1..=3600))]
     pub timeout: u64,
 }
 

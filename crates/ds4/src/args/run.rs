@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use clap::{Args, ValueEnum};
 use ds4_chat::render::{Effort, Profile, Thinking};
 
+use super::number::whole;
 use super::{BackendArgs, ModelArgs, SamplingArgs};
 use crate::terminal::Stream;
 
@@ -42,11 +43,11 @@ pub struct RunArgs {
     pub system: Option<String>,
 
     /// Most tokens to generate, reasoning included [default: 8192; 65536 with thinking, 131072 with max]
-    #[arg(short = 'n', long = "tokens", value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
+    #[arg(short = 'n', long = "tokens", value_name = "N", value_parser = whole::<u32>(1..))]
     pub tokens: Option<u32>,
 
     /// Longest context, prompt and answer together, in tokens [default: the model's own]
-    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
+    #[arg(long, value_name = "N", value_parser = whole::<u32>(1..))]
     pub ctx: Option<u32>,
 
     /// Whether and how hard to think first [default: high; off for the demo model]

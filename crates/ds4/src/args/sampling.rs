@@ -4,36 +4,38 @@ use clap::Args;
 use ds4_engine::StopMatcher;
 use ds4_engine::sampling::SamplingParams;
 
+use super::number::{fraction, whole};
+
 /// Sampling options.
 #[derive(Args, Clone, Debug)]
 #[command(next_help_heading = "Sampling")]
 pub struct SamplingArgs {
     /// Temperature; 0 always takes the likeliest token
-    #[arg(long = "temp", value_name = "T", default_value_t = 1.0, allow_negative_numbers = true)]
+    #[arg(long = "temp", value_name = "T", default_value_t = 1.0, allow_negative_numbers = true, value_parser = fraction)]
     pub temperature: f32,
 
     /// Choose among the K likeliest tokens; 0 means all
-    #[arg(long, value_name = "K", default_value_t = 0)]
+    #[arg(long, value_name = "K", default_value_t = 0, value_parser = whole::<u32>(..))]
     pub top_k: u32,
 
     /// Choose among the likeliest tokens that have this share of the probability
-    #[arg(long, value_name = "P", default_value_t = 1.0, allow_negative_numbers = true)]
+    #[arg(long, value_name = "P", default_value_t = 1.0, allow_negative_numbers = true, value_parser = fraction)]
     pub top_p: f32,
 
     /// Leave out tokens less likely than this share of the likeliest one's probability
-    #[arg(long, value_name = "P", default_value_t = 0.05, allow_negative_numbers = true)]
+    #[arg(long, value_name = "P", default_value_t = 0.05, allow_negative_numbers = true, value_parser = fraction)]
     pub min_p: f32,
 
     /// Divide the scores of tokens seen before; 1 is off
-    #[arg(long, value_name = "X", default_value_t = 1.0, allow_negative_numbers = true)]
+    #[arg(long, value_name = "X", default_value_t = 1.0, allow_negative_numbers = true, value_parser = fraction)]
     pub repeat_penalty: f32,
 
     /// Lower the score of tokens already in the answer, once
-    #[arg(long, value_name = "X", default_value_t = 0.0, allow_negative_numbers = true)]
+    #[arg(long, value_name = "X", default_value_t = 0.0, allow_negative_numbers = true, value_parser = fraction)]
     pub presence_penalty: f32,
 
     /// Lower the score of tokens already in the answer, per occurrence
-    #[arg(long, value_name = "X", default_value_t = 0.0, allow_negative_numbers = true)]
+    #[arg(long, value_name = "X", default_value_t = 0.0, allow_negative_numbers = true, value_parser = fraction)]
     pub frequency_penalty: f32,
 
     /// End the answer before this text; may be given several times
@@ -41,7 +43,7 @@ pub struct SamplingArgs {
     pub stop: Vec<String>,
 
     /// Seed of the random choice: the same seed gives the same answer [default: a random one]
-    #[arg(long, value_name = "N")]
+    #[arg(long, value_name = "N", value_parser = whole::<u64>(..))]
     pub seed: Option<u64>,
 }
 

@@ -5,6 +5,7 @@ use std::path::PathBuf;
 
 use clap::{Args, ValueEnum};
 
+use super::number::whole;
 use super::{BackendArgs, KvCacheArgs, ModelArgs, ProfileArg, ThinkArg};
 
 const ABOUT: &str = "Serve the model over HTTP to agents and SDKs";
@@ -34,19 +35,19 @@ pub struct ServeArgs {
     pub host: IpAddr,
 
     /// Port to listen at; 0 takes a free one
-    #[arg(long, value_name = "N", default_value_t = 8000)]
+    #[arg(long, value_name = "N", default_value_t = 8000, value_parser = whole::<u16>(..=65535))]
     pub port: u16,
 
     /// Longest context of a request, prompt and answer together, in tokens [default: the model's own]
-    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
+    #[arg(long, value_name = "N", value_parser = whole::<u32>(1..))]
     pub ctx: Option<u32>,
 
     /// Requests that are computed together; further ones wait
-    #[arg(long, value_name = "N", default_value_t = 4, value_parser = clap::value_parser!(u16).range(1..=256))]
+    #[arg(long, value_name = "N", default_value_t = 4, value_parser = whole::<u16>(1..=256))]
     pub parallel: u16,
 
     /// Requests that may wait; further ones are sent away
-    #[arg(long, value_name = "N", default_value_t = 64)]
+    #[arg(long, value_name = "N", default_value_t = 64, value_parser = whole::<u16>(..=65535))]
     pub queue: u16,
 
     /// A key that requests must carry; may be given several times
@@ -90,27 +91,27 @@ pub struct ServeArgs {
     pub unsupported_media: MediaArg,
 
     /// Largest request body, in MiB
-    #[arg(long, value_name = "N", default_value_t = 64, value_parser = clap::value_parser!(u32).range(1..=4096))]
+    #[arg(long, value_name = "N", default_value_t = 64, value_parser = whole::<u32>(1..=4096))]
     pub max_body: u32,
 
     /// Deepest nesting of arrays and objects in a request body
-    #[arg(long, value_name = "N", default_value_t = 128, value_parser = clap::value_parser!(u16).range(8..=256))]
+    #[arg(long, value_name = "N", default_value_t = 128, value_parser = whole::<u16>(8..=256))]
     pub max_nesting: u16,
 
     /// Responses that are kept for `previous_response_id`; the one not used for longest is forgotten first
-    #[arg(long, value_name = "N", default_value_t = 1000, value_parser = clap::value_parser!(u32).range(..=1_000_000))]
+    #[arg(long, value_name = "N", default_value_t = 1000, value_parser = whole::<u32>(..=1_000_000))]
     pub kept_responses: u32,
 
     /// Memory for kept responses, in MiB
-    #[arg(long, value_name = "N", default_value_t = 256, value_parser = clap::value_parser!(u32).range(1..=1_048_576))]
+    #[arg(long, value_name = "N", default_value_t = 256, value_parser = whole::<u32>(1..=1_048_576))]
     pub kept_responses_memory: u32,
 
     /// Most open connections
-    #[arg(long, value_name = "N", default_value_t = 1024, value_parser = clap::value_parser!(u32).range(1..=65536))]
+    #[arg(long, value_name = "N", default_value_t = 1024, value_parser = whole::<u32>(1..=65536))]
     pub max_connections: u32,
 
     /// How long running answers may go on after Ctrl-C, in seconds
-    #[arg(long, value_name = "SECONDS", default_value_t = 30)]
+    #[arg(long, value_name = "SECONDS", default_value_t = 30, value_parser = whole::<u32>(..))]
     pub grace: u32,
 
     /// How the model release was taught reasoning effort

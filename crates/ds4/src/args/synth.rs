@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use clap::Args;
 
 use super::bench::shape;
+use super::number::whole;
 
 const EXAMPLES: &str = "\
 Examples:
@@ -30,10 +31,10 @@ pub struct SynthArgs {
     pub alias: bool,
 
     /// Only the first N layers
-    #[arg(long, value_name = "N")]
+    #[arg(long, value_name = "N", value_parser = whole::<usize>(1..))]
     pub layers: Option<usize>,
 
     /// Seed of the random weights
-    #[arg(long, value_name = "N", default_value_t = 1)]
+    #[arg(long, value_name = "N", default_value_t = 1, value_parser = whole::<u64>(..))]
     pub seed: u64,
 }

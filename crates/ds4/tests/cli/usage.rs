@@ -19,7 +19,7 @@ fn help_teaches_with_examples() {
 
 #[test]
 fn wrong_usage_has_its_own_exit_code_and_names_the_option() {
-    let cases: [(&[&str], &str); 14] = [
+    let cases: [(&[&str], &str); 20] = [
         (&[], "Usage:"),
         (&["frobnicate"], "frobnicate"),
         (&["run"], "--prompt"),
@@ -32,8 +32,14 @@ fn wrong_usage_has_its_own_exit_code_and_names_the_option() {
         (&["run", "-p", "a", "-n", "0"], "--tokens"),
         (&["run", "-p", "a", "--ctx", "9999999"], "--ctx is 9999999"),
         (&["run", "-p", "a", "--think", "much"], "--think"),
-        (&["run", "-p", "a", "--cpu-features", "mmx"], "scalar, avx2, avx512, amx, neon"),
+        (&["run", "-p", "a", "--cpu-features", "mmx"], "scalar, avx2, avx512, amx, neon, i8mm"),
         (&["debug", "logits", "--tokens", "a"], "--out"),
+        (&["bench", "--sessions", "x"], "'--sessions <N,…>': write a whole number from 1 to 256"),
+        (&["bench", "--ctx", "512,-1"], "--ctx"),
+        (&["run", "-p", "a", "--threads", "0"], "write a whole number from 1 to 1"),
+        (&["run", "-p", "a", "--temp", "warm"], "write a number, such as 0.7"),
+        (&["run", "-p", "a", "--seed", "x"], "write a whole number, 0 or more"),
+        (&["serve", "--port", "http"], "write a whole number from 0 to 65"),
     ];
     for (args, part) in cases {
         let ran = ds4(args);

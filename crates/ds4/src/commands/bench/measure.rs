@@ -21,6 +21,8 @@ pub struct Plan {
     pub generate: usize,
     /// Tokens per prefill step.
     pub prefill_chunk: usize,
+    /// How often each context is measured, at least once; medians count.
+    pub passes: usize,
 }
 
 /// What was measured.
@@ -34,7 +36,7 @@ pub struct Report {
     pub compute: String,
     /// Numeric switches.
     pub kv_precision: String,
-    /// Measured read bandwidth, bytes per second.
+    /// Measured read bandwidth, bytes per second: the median of all measurements.
     pub bandwidth: Option<f64>,
     /// One entry per context length.
     pub points: Vec<Point>,
@@ -68,10 +70,12 @@ impl Scaling {
 pub struct Point {
     /// Tokens of context.
     pub context: usize,
-    /// Tokens per second of the prefill that led from the length before to this one.
+    /// Tokens per second of the prefill that led from the length before to this one: the median pass.
     pub prefill: Option<f64>,
-    /// Tokens per second of decoding here: of the median token.
+    /// Tokens per second of decoding here: the median pass.
     pub decode: f64,
+    /// Read bandwidth just before and after that, bytes per second: the median pass.
+    pub bandwidth: Option<f64>,
     /// Bytes that a decoded token has to read: weights.
     pub weight_bytes: u64,
     /// Bytes that a decoded token has to read: cache.
@@ -84,6 +88,19 @@ pub struct Point {
     pub fraction: Option<f64>,
     /// Where the time went, in the order of the time that prefill (else decoding) spends.
     pub operations: Vec<OperationTime>,
+    /// What each pass measured.
+    pub passes: Vec<Pass>,
+}
+
+/// One measurement at one context length.
+#[derive(Clone, Copy, Debug, Serialize)]
+pub struct Pass {
+    /// Tokens per second.
+    pub prefill: Option<f64>,
+    /// Tokens per second: of the median token.
+    pub decode: f64,
+    /// Read bandwidth, bytes per second: the mean of before and after.
+    pub bandwidth: Option<f64>,
 }
 
 /// Milliseconds per token of one operation, over all layers.
@@ -97,24 +114,55 @@ pub struct OperationTime {
     pub decode_ms: f64,
 }
 
-/// Joins what [`Profiled`] saw while prefilling and decoding so many tokens.
-fn operations(
-    prefill: (Vec<(&'static str, Duration)>, usize),
-    decode: (Vec<(&'static str, Duration)>, usize),
-) -> Vec<OperationTime> {
-    let per_token = |times: &[(&str, Duration)], tokens: usize, operation: &str| {
-        let time = times.iter().find(|(name, _)| *name == operation).map_or(0.0, |(_, time)| time.as_secs_f64());
-        time * 1e3 / tokens.max(1) as f64
-    };
-    let mut names: Vec<&'static str> = prefill.0.iter().chain(&decode.0).map(|&(name, _)| name).collect();
+/// What [`Profiled`] saw of some tokens.
+#[derive(Default)]
+struct Seen {
+    times: Vec<(&'static str, Duration)>,
+    tokens: usize,
+}
+
+impl Seen {
+    /// Adds what was seen of further tokens.
+    fn add(&mut self, times: Vec<(&'static str, Duration)>, tokens: usize) {
+        self.tokens += tokens;
+        for (name, time) in times {
+            match self.times.iter_mut().find(|(known, _)| *known == name) {
+                Some((_, total)) => *total += time,
+                None => self.times.push((name, time)),
+            }
+        }
+        self.times.sort_by_key(|&(_, time)| std::cmp::Reverse(time));
+    }
+
+    fn per_token_ms(&self, operation: &str) -> f64 {
+        let time = self.times.iter().find(|(name, _)| *name == operation).map_or(0.0, |(_, time)| time.as_secs_f64());
+        time * 1e3 / self.tokens.max(1) as f64
+    }
+}
+
+/// Joins what was seen while prefilling and while decoding.
+fn operations(prefill: &Seen, decode: &Seen) -> Vec<OperationTime> {
+    let mut names: Vec<&'static str> = prefill.times.iter().chain(&decode.times).map(|&(name, _)| name).collect();
     let mut seen = std::collections::HashSet::new();
     names.retain(|name| seen.insert(*name));
     let time = |operation| OperationTime {
         operation,
-        prefill_ms: per_token(&prefill.0, prefill.1, operation),
-        decode_ms: per_token(&decode.0, decode.1, operation),
+        prefill_ms: prefill.per_token_ms(operation),
+        decode_ms: decode.per_token_ms(operation),
     };
     names.into_iter().map(time).collect()
+}
+
+/// The middle one; of an even number the mean of both.
+fn median(values: impl IntoIterator<Item = f64>) -> Option<f64> {
+    let mut values: Vec<f64> = values.into_iter().collect();
+    values.sort_by(f64::total_cmp);
+    let middle = values.len() / 2;
+    match values.len() {
+        0 => None,
+        n if n.is_multiple_of(2) => Some((values[middle - 1] + values[middle]) / 2.0),
+        _ => Some(values[middle]),
+    }
 }
 
 /// Read bandwidth, measured on the model's own largest weights: memory of the kind that decoding reads.
@@ -133,14 +181,15 @@ pub fn bandwidth(pool: &Pool, model: &Model) -> f64 {
     }
 }
 
-/// Runs the plan. `None` after Ctrl-C.
+/// Runs the plan. `None` after Ctrl-C. `bandwidth` measures what the device reads, if that can be measured: before and after
+/// each pass, since on a machine that others use it changes from one minute to the next.
 ///
 /// # Errors
 /// The backend fails.
 pub fn measure<B: Backend>(
     backend: &mut B,
     device: String,
-    bandwidth: Option<f64>,
+    mut bandwidth: impl FnMut(&mut B) -> anyhow::Result<Option<f64>>,
     plan: &Plan,
     interrupt: &Interrupt,
 ) -> anyhow::Result<Option<Report>> {
@@ -148,8 +197,8 @@ pub fn measure<B: Backend>(
     let vocab = backend.model().config().n_vocab;
     let token = |position: usize| (position.wrapping_mul(2_654_435_761) % vocab) as u32;
     let warm_up = plan.contexts.first().copied().unwrap_or(0).clamp(1, plan.prefill_chunk);
-    let tokens: usize = warm_up + plan.contexts.last().copied().unwrap_or(0) + plan.contexts.len() * plan.generate;
-    let progress = Progress::new("measuring", tokens as u64, Unit::Tokens);
+    let a_pass = plan.contexts.last().copied().unwrap_or(0) + plan.contexts.len() * plan.generate;
+    let progress = Progress::new("measuring", (warm_up + plan.passes * a_pass) as u64, Unit::Tokens);
     let mut done = 0;
 
     let backend = &mut Profiled::new(backend);
@@ -178,41 +227,58 @@ pub fn measure<B: Backend>(
 
     let mut sequence = backend.new_sequence();
     let mut points = Vec::new();
+    let mut bandwidths = Vec::new();
     for &context in &plan.contexts {
-        let (mut seconds, from) = (0.0, sequence.len());
-        while sequence.len() < context {
-            let n = plan.prefill_chunk.min(context - sequence.len());
-            seconds += step(backend, &mut sequence, n)?;
-            if interrupt.is_pressed() {
-                return Ok(None);
+        let from = sequence.len();
+        let (mut prefilled, mut decoded) = (Seen::default(), Seen::default());
+        let mut passes = Vec::new();
+        let mut reached = sequence.fork();
+        for _ in 0..plan.passes {
+            let before = bandwidth(backend.backend())?;
+            reached = sequence.fork();
+            let mut seconds = 0.0;
+            while reached.len() < context {
+                let n = plan.prefill_chunk.min(context - reached.len());
+                seconds += step(backend, &mut reached, n)?;
+                if interrupt.is_pressed() {
+                    return Ok(None);
+                }
             }
-        }
-        let prefill = (context > from).then(|| (context - from) as f64 / seconds);
-        let prefilled = (backend.take(), context - from);
+            let prefill = (context > from).then(|| (context - from) as f64 / seconds);
+            prefilled.add(backend.take(), context - from);
 
-        let mut decoding = sequence.fork();
-        let mut times = Vec::with_capacity(plan.generate);
-        for _ in 0..plan.generate {
-            times.push(step(backend, &mut decoding, 1)?);
-            if interrupt.is_pressed() {
-                return Ok(None);
+            let mut decoding = reached.fork();
+            let mut times = Vec::with_capacity(plan.generate);
+            for _ in 0..plan.generate {
+                times.push(step(backend, &mut decoding, 1)?);
+                if interrupt.is_pressed() {
+                    return Ok(None);
+                }
             }
+            decoded.add(backend.take(), times.len());
+            let decode = median(times).map_or(0.0, |seconds| 1.0 / seconds);
+            let after = bandwidth(backend.backend())?;
+            bandwidths.extend(before.into_iter().chain(after));
+            let bandwidth = before.zip(after).map(|(before, after)| (before + after) / 2.0);
+            passes.push(Pass { prefill, decode, bandwidth });
         }
-        times.sort_by(f64::total_cmp);
-        let decode = 1.0 / times[times.len() / 2];
-        let operations = operations(prefilled, (backend.take(), times.len()));
+        sequence = reached;
+        let decode = median(passes.iter().map(|pass| pass.decode)).unwrap_or(0.0);
+        let bandwidth = median(passes.iter().filter_map(|pass| pass.bandwidth));
         let cost = ReadCost::of(backend.model(), &layout, context);
         let roofline = bandwidth.map(|bandwidth| bandwidth / cost.total() as f64);
         points.push(Point {
             context,
-            prefill,
+            prefill: median(passes.iter().filter_map(|pass| pass.prefill)),
             decode,
+            bandwidth,
             weight_bytes: cost.weights,
             cache_bytes: cost.cache,
             state_bytes: layout.sequence_bytes(context) as u64,
             roofline,
             fraction: roofline.map(|roofline| decode / roofline),
-            operations,
+            operations: operations(&prefilled, &decoded),
+            passes,
         });
     }
     Ok(Some(Report {
@@ -220,8 +286,31 @@ pub fn measure<B: Backend>(
         device,
         compute: backend.numerics().compute.to_string(),
         kv_precision: backend.numerics().kv.to_string(),
-        bandwidth,
+        bandwidth: median(bandwidths),
         points,
         scaling: Vec::new(),
     }))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_middle_counts() {
+        assert_eq!(median([]), None);
+        assert_eq!(median([3.0, 1.0, 100.0]), Some(3.0));
+        assert_eq!(median([4.0, 1.0, 2.0, 100.0]), Some(3.0));
+    }
+
+    #[test]
+    fn times_of_passes_are_joined() {
+        let mut seen = Seen::default();
+        seen.add(vec![("moe", Duration::from_millis(30)), ("head", Duration::from_millis(20))], 10);
+        seen.add(vec![("head", Duration::from_millis(40))], 10);
+        assert_eq!(seen.times[0].0, "head");
+        assert_eq!(seen.per_token_ms("head"), 3.0);
+        assert_eq!(seen.per_token_ms("moe"), 1.5);
+        assert_eq!(seen.per_token_ms("route"), 0.0);
+    }
 }

@@ -8,9 +8,12 @@ use std::path::Path;
 use std::sync::Arc;
 
 use anyhow::Context;
+use ds4_cpu::CpuBackend;
+use ds4_cuda::CudaBackend;
 use ds4_kvstore::KvStore;
 use ds4_model::{Backend, Model, StateLayout};
 use ds4_synth::SynthOptions;
+use ds4_wgpu::WgpuBackend;
 
 use crate::args::{BackendArgs, BackendKind, BenchArgs};
 use crate::backend::AnyBackend;
@@ -43,24 +46,31 @@ pub fn execute(args: &BenchArgs) -> anyhow::Result<Outcome> {
     if !args.sessions.is_empty() {
         return measure_sessions(args, &model, weights, contexts, &interrupt);
     }
-    let plan = Plan { contexts, generate: args.generate as usize, prefill_chunk: args.prefill_chunk as usize };
+    let plan = Plan {
+        contexts,
+        generate: args.generate as usize,
+        prefill_chunk: args.prefill_chunk as usize,
+        passes: args.passes.into(),
+    };
     let run = |args_of: &BackendArgs| {
         let backend = AnyBackend::open_with(Arc::clone(&model), args_of, args.synthetic.alias)?;
         let device = backend.device();
         match backend {
             AnyBackend::Cpu(mut backend) => {
-                let bandwidth = measure::bandwidth(backend.pool(), &model);
-                measure::measure(&mut *backend, device, Some(bandwidth), &plan, &interrupt)
+                let read = |backend: &mut CpuBackend| Ok(Some(measure::bandwidth(backend.pool(), &model)));
+                measure::measure(&mut *backend, device, read, &plan, &interrupt)
             }
             AnyBackend::Cuda(mut backend) => {
-                let bandwidth = ds4_cuda::read_bandwidth(backend.device())?;
-                measure::measure(&mut *backend, device, bandwidth, &plan, &interrupt)
+                let read = |backend: &mut CudaBackend| Ok(ds4_cuda::read_bandwidth(backend.device())?);
+                measure::measure(&mut *backend, device, read, &plan, &interrupt)
             }
             AnyBackend::Wgpu(mut backend) => {
-                let bandwidth = backend.read_bandwidth()?;
-                measure::measure(&mut *backend, device, Some(bandwidth), &plan, &interrupt)
+                let read = |backend: &mut WgpuBackend| Ok(Some(backend.read_bandwidth()?));
+                measure::measure(&mut *backend, device, read, &plan, &interrupt)
             }
-            AnyBackend::Reference(mut backend) => measure::measure(&mut *backend, device, None, &plan, &interrupt),
+            AnyBackend::Reference(mut backend) => {
+                measure::measure(&mut *backend, device, |_| Ok(None), &plan, &interrupt)
+            }
         }
     };
     let mut last = None;
@@ -138,8 +148,8 @@ fn measure_sessions(
 /// # Errors
 /// The backend fails.
 pub fn quick<B: Backend>(backend: &mut B, interrupt: &Interrupt) -> anyhow::Result<Option<(f64, f64)>> {
-    let plan = Plan { contexts: vec![128], generate: 16, prefill_chunk: 64 };
-    let report = measure::measure(backend, String::new(), None, &plan, interrupt)?;
+    let plan = Plan { contexts: vec![128], generate: 16, prefill_chunk: 64, passes: 1 };
+    let report = measure::measure(backend, String::new(), |_| Ok(None), &plan, interrupt)?;
     Ok(report.and_then(|report| report.points.first().map(|point| (point.prefill.unwrap_or(0.0), point.decode))))
 }
 

@@ -199,6 +199,8 @@ mod tests {
                 OperationTime { operation: "moe", prefill_ms: 30.0, decode_ms: 100.0 },
                 OperationTime { operation: "head", prefill_ms: 10.0, decode_ms: 300.0 },
             ],
+            bandwidth: Some(27e9),
+            passes: Vec::new(),
         };
         Report {
             weights: "test".to_owned(),
