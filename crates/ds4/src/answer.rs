@@ -9,6 +9,7 @@ use ds4_engine::StopMatcher;
 
 use crate::exit::output_error;
 use crate::terminal::{self, Stream, Style, printable};
+use crate::word_wrap::WordWrap;
 
 /// Shows tokens: the answer on standard output, the reasoning dimmed on standard error.
 pub struct Answer {
@@ -135,6 +136,8 @@ struct Screen {
     in_reasoning: bool,
     /// Something was written to standard output and it does not end with a line feed.
     in_line: bool,
+    /// Of the reasoning, and of the answer.
+    wraps: [WordWrap; 2],
 }
 
 impl Screen {
@@ -145,6 +148,7 @@ impl Screen {
             style: terminal::style(Stream::Error),
             in_reasoning: false,
             in_line: false,
+            wraps: Default::default(),
         }
     }
 
@@ -154,7 +158,11 @@ impl Screen {
         }
         self.in_reasoning = true;
         // An answer is worth having even where its reasoning cannot be shown.
-        let _ = write!(io::stderr(), "{}", self.style.dim(&printable(text)));
+        let shown = match Stream::Error.is_terminal() {
+            true => wrapped(&mut self.wraps[0], Stream::Error, &printable(text)),
+            false => printable(text).into_owned(),
+        };
+        let _ = write!(io::stderr(), "{}", self.style.dim(&shown));
     }
 
     fn answer(&mut self, text: &str) -> anyhow::Result<()> {
@@ -162,7 +170,10 @@ impl Screen {
             return Ok(());
         }
         self.end_reasoning();
-        let shown = if self.is_terminal { printable(text) } else { text.into() };
+        let shown = match self.is_terminal {
+            true => wrapped(&mut self.wraps[1], Stream::Output, &printable(text)),
+            false => text.to_owned(),
+        };
         let mut out = io::stdout().lock();
         out.write_all(shown.as_bytes()).and_then(|()| out.flush()).map_err(output_error)?;
         self.in_line = !shown.ends_with('\n');
@@ -185,5 +196,13 @@ impl Screen {
             out.write_all(b"\n").and_then(|()| out.flush()).map_err(output_error)?;
         }
         Ok(())
+    }
+}
+
+/// `text` broken at words for a terminal that knows its width and the sequences that take a word back.
+fn wrapped(wrap: &mut WordWrap, stream: Stream, text: &str) -> String {
+    match stream.width() {
+        Some(width) if !terminal::is_dumb() => wrap.push(text, width),
+        _ => text.to_owned(),
     }
 }

@@ -16,7 +16,7 @@ const RESERVE: u64 = 1 << 30;
 /// Tokens of context at which speeds are stated.
 const CONTEXT: usize = 4096;
 /// What a usable context is, in tokens; a model that leaves less is not one to recommend.
-const USABLE: usize = 32 << 10;
+pub const USABLE: usize = 32 << 10;
 
 /// A model on this machine.
 #[derive(Clone, Debug, Serialize)]

@@ -17,6 +17,7 @@ mod npy;
 mod summary;
 mod terminal;
 mod units;
+mod word_wrap;
 
 use std::process::ExitCode;
 use std::time::Instant;
@@ -29,6 +30,7 @@ use exit::Outcome;
 
 fn main() -> ExitCode {
     let started = Instant::now();
+    leave_wayland_alone();
     let cli = match Cli::try_parse() {
         Ok(cli) => cli,
         Err(error) => {
@@ -58,5 +60,15 @@ fn execute(command: &Command, started: Instant) -> anyhow::Result<Outcome> {
         Command::Completions(args) => commands::completions::execute(args),
         Command::Kv(args) => commands::kv::execute(args),
         Command::Man(args) => commands::man::execute(args),
+    }
+}
+
+/// Mesa's layer that chooses among cards asks the Wayland server for the user's, and where there can be none its library says so
+/// on standard error, in the midst of our reports. There it is switched off, unless the user chose a card through it.
+fn leave_wayland_alone() {
+    let is_set = |name: &str| std::env::var_os(name).is_some();
+    if cfg!(target_os = "linux") && !is_set("XDG_RUNTIME_DIR") && !is_set("MESA_VK_DEVICE_SELECT") {
+        // SAFETY: the program has no other thread yet that could read the environment.
+        unsafe { std::env::set_var("NODEVICE_SELECT", "1") };
     }
 }

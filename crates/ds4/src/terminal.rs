@@ -68,7 +68,7 @@ pub fn style(stream: Stream) -> Style {
 }
 
 /// Whether the terminal understands no control sequences.
-fn is_dumb() -> bool {
+pub fn is_dumb() -> bool {
     std::env::var_os("TERM").is_some_and(|term| term == "dumb")
 }
 

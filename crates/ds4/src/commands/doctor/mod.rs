@@ -1,6 +1,7 @@
 //! `ds4 doctor`: what this machine can run, and whether it computes correctly.
 
 mod adapter;
+mod advice;
 mod card;
 mod self_test;
 mod text;
@@ -11,6 +12,7 @@ use ds4_model::Model;
 use serde::Serialize;
 
 use crate::args::DoctorArgs;
+use crate::card::CardFit;
 use crate::exit::{Outcome, output_error};
 use crate::fit::{self, Fit};
 use crate::interrupt::Interrupt;
@@ -19,6 +21,7 @@ use crate::model_source::ModelSource;
 use crate::terminal::{self, Stream};
 
 use adapter::Adapter;
+use advice::Advice;
 use card::Card;
 use self_test::ModeResult;
 
@@ -34,6 +37,8 @@ struct Report {
     adapters: Vec<Adapter>,
     /// The file that was asked about.
     file: Option<Fit>,
+    /// It on a card of this machine that holds it.
+    file_on_card: Option<CardFit>,
     published: Vec<Fit>,
     /// Name of the published file to download.
     recommended: Option<String>,
@@ -48,15 +53,13 @@ pub fn execute(args: &DoctorArgs) -> anyhow::Result<Outcome> {
     let interrupt = Interrupt::install()?;
     let machine = Machine::look(args.backend.threads.map(usize::from))?;
     let (memory, bandwidth, kv) = (machine.memory, machine.bandwidth, args.backend.kv_precision);
-    let file = match &args.model.model {
-        Some(path) => {
-            let model = Model::new(ModelSource::from(&args.model).open()?)?;
-            Some(fit::of_model(path.display().to_string(), &model, kv, memory, Some(bandwidth)))
-        }
-        None => None,
-    };
+    let (mut file, mut file_on_card) = (None, None);
+    if let Some(path) = &args.model.model {
+        let model = Model::new(ModelSource::from(&args.model).open()?)?;
+        file = Some(fit::of_model(path.display().to_string(), &model, kv, memory, Some(bandwidth)));
+        file_on_card = CardFit::of_this_machine(&model, kv).into_iter().find(|fit| fit.problem.is_none());
+    }
     let published = fit::of_published(kv, memory, bandwidth)?;
-    let recommended = fit::recommended(&published).map(|fit| fit.name.clone());
     let self_test = match args.self_test {
         true => match self_test::run(&args.backend, &interrupt)? {
             Some(results) => Some(results),
@@ -73,7 +76,8 @@ pub fn execute(args: &DoctorArgs) -> anyhow::Result<Outcome> {
     if adapters.iter().any(|adapter| adapter.unusable.is_none()) {
         backends.push("wgpu");
     }
-    let report = Report { machine, backends, cuda, adapters, file, published, recommended, self_test };
+    let recommended = Advice::new(&published, &cuda, &adapters).map(|advice| advice.model.name.clone());
+    let report = Report { machine, backends, cuda, adapters, file, file_on_card, published, recommended, self_test };
     let text = match args.json {
         true => serde_json::to_string_pretty(&report)? + "\n",
         false => text::write(&report, Stream::Output.width().unwrap_or(80), terminal::style(Stream::Output)),

@@ -2,8 +2,9 @@
 
 use super::Report;
 use super::adapter::Adapter;
+use super::advice::{self, Advice};
 use super::self_test::{Check, ModeResult};
-use crate::fit::{Fit, recommended};
+use crate::fit::Fit;
 use crate::machine::Machine;
 use crate::terminal::{Style, columns, join_parts, printable};
 use crate::units::{bytes, counted, grouped, rate};
@@ -50,9 +51,16 @@ impl Page {
         self.field("memory", &parts);
         let bandwidth = format!("{:.1} GB/s", machine.bandwidth / 1e9);
         self.field("bandwidth", &[bandwidth, "measured reading".to_owned()]);
-        for disk in &machine.disks {
-            let room = format!("{} free of {}", bytes(disk.free), bytes(disk.total));
-            self.field("disk", &[room, disk.purpose.to_owned()]);
+        let rooms = machine.disks.iter().map(|disk| (disk.free, disk.total));
+        for (i, (free, total)) in rooms.clone().enumerate() {
+            // Folders with as much room to the byte lie on the same disk, which is named once.
+            if rooms.clone().take(i).any(|room| room == (free, total)) {
+                continue;
+            }
+            let mut parts = vec![format!("{} free of {}", bytes(free), bytes(total))];
+            let same = machine.disks.iter().filter(|disk| (disk.free, disk.total) == (free, total));
+            parts.extend(same.map(|disk| disk.purpose.to_owned()));
+            self.field("disk", &parts);
         }
         for adapter in adapters {
             self.field("graphics", &adapter.facts());
@@ -85,8 +93,11 @@ impl Page {
 
     fn advice(&mut self, report: &Report) {
         self.heading("Advice");
-        let Some(best) = recommended(&report.published) else { return };
-        if !best.in_memory {
+        let Some(advice) = Advice::new(&report.published, &report.cuda, &report.adapters) else { return };
+        let best = advice.model;
+        if let Some(card) = advice.card {
+            self.note(&format!("{} holds {}.", printable(card), best.name));
+        } else if !best.in_memory {
             let needed = bytes(best.bytes + (2 << 30));
             self.note(&format!(
                 "No published model fits into memory here; the smallest, {}, wants {needed} available. It runs all the same, \
@@ -102,9 +113,10 @@ impl Page {
             ));
         }
         self.command(&format!("ds4 pull {}", best.name));
-        self.command(&format!("ds4 run -m FILE{}", flags(best)));
+        self.command(&format!("ds4 run -m FILE{}", advice.flags));
         if let Some(file) = &report.file {
-            let flags = flags(file);
+            let on_card = report.file_on_card.as_ref().and_then(advice::of_card);
+            let flags = on_card.unwrap_or_else(|| advice::of_processor(file));
             let word = crate::commands::pull::shell_word(std::path::Path::new(&file.name));
             self.command(&format!("ds4 run -m {}{flags}", printable(&word)));
         }
@@ -200,16 +212,6 @@ fn verdict(fit: &Fit) -> Vec<String> {
     match (fit.in_memory, fit.roofline) {
         (true, Some(roofline)) => vec!["fits".to_owned(), context, format!("at most {} t/s", rate(roofline))],
         _ => vec!["runs from disk, slow".to_owned(), format!("{:.1} GB a token", fit.read_bytes as f64 / 1e9)],
-    }
-}
-
-/// The context has to be limited only where all of it does not fit.
-fn flags(fit: &Fit) -> String {
-    const ALL: usize = 1 << 20;
-    match fit.context {
-        0 | ALL.. => String::new(),
-        // A round number is easier to remember than the last token that fits.
-        context => format!(" --ctx {}", if context >= 1024 { context / 1024 * 1024 } else { context }),
     }
 }
 
