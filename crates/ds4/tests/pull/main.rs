@@ -307,6 +307,17 @@ fn refusals_are_sentences_and_leave_nothing_behind() {
     assert_eq!(folder.names(), [""; 0]);
 }
 
+/// It was once the system's "No such file or directory" about a name that nobody had written.
+#[test]
+fn a_folder_that_does_not_exist_is_named() {
+    let folder = Folder::new();
+    let server = Server::new(honest);
+    folder
+        .pull(&["--url", &server.url("/m.gguf"), "--dir", "models"])
+        .assert(1, &["there is no folder models; make it"]);
+    assert!(server.requests().is_empty());
+}
+
 #[test]
 fn nothing_begins_that_the_disk_cannot_hold() {
     let server = Server::new(|_| Answer::new(200, &content()).with("Content-Length", "4000000000000000"));

@@ -21,20 +21,20 @@ pub fn table(report: &Report) -> String {
     line(
         &mut text,
         format_args!(
-            "{:>8} {:>9} {:>9} {:>11} {:>9} {:>9} {:>8}",
+            "{:>7} {:>7} {:>7} {:>10} {:>8} {:>7} {:>8}",
             "context", "prefill", "decode", "read/token", "roofline", "reached", "state"
         ),
     );
     line(
         &mut text,
-        format_args!("{:>8} {:>9} {:>9} {:>11} {:>9} {:>9} {:>8}", "tokens", "t/s", "t/s", "", "t/s", "", ""),
+        format_args!("{:>7} {:>7} {:>7} {:>10} {:>8} {:>7} {:>8}", "tokens", "t/s", "t/s", "", "t/s", "", ""),
     );
     let optional = |value: Option<f64>| value.map_or("–".to_owned(), units::rate);
     for point in &report.points {
         line(
             &mut text,
             format_args!(
-                "{:>8} {:>9} {:>9} {:>11} {:>9} {:>9} {:>8}",
+                "{:>7} {:>7} {:>7} {:>10} {:>8} {:>7} {:>8}",
                 point.context,
                 optional(point.prefill),
                 units::rate(point.decode),
@@ -215,6 +215,13 @@ mod tests {
 
     fn scaling(threads: usize, prefill: f64, decode: f64) -> Scaling {
         Scaling { threads, bandwidth: Some(20e9), prefill: Some(prefill), decode }
+    }
+
+    #[test]
+    fn tables_fit_sixty_columns() {
+        let text = table(&report());
+        let rows = text.lines().filter(|line| !line.starts_with("model"));
+        assert!(rows.clone().count() > 8 && rows.clone().all(|line| crate::terminal::columns(line) <= 60), "{text}");
     }
 
     #[test]

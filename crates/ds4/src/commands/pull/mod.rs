@@ -97,6 +97,9 @@ impl Source {
         if target.is_dir() {
             return Err(UsageError(format!("{} is a folder; use --dir for folders", target.display())).into());
         }
+        if let Some(folder) = target.parent().filter(|folder| !folder.as_os_str().is_empty() && !folder.is_dir()) {
+            anyhow::bail!("there is no folder {}; make it first, or choose another", folder.display());
+        }
         let token = token.filter(|_| is_known_server).map(|token| token.trim().to_owned());
         Ok(Source { url, uri, token, published, target })
     }
