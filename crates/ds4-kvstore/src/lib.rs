@@ -17,6 +17,7 @@ mod buffer;
 mod bundle;
 mod core;
 mod error;
+mod frozen;
 mod index;
 pub mod key;
 mod lock;

@@ -8,9 +8,11 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use bytes::Bytes;
 use rusqlite::OptionalExtension;
+use tempfile::TempDir;
 
 use crate::core::Core;
 use crate::error::StoreError;
+use crate::frozen;
 use crate::index::{Index, OpenError};
 use crate::key::{ChainKey, Identity};
 use crate::lock::{Access, Lock};
@@ -70,6 +72,8 @@ struct Inner {
     files: Files,
     access: Access,
     reader: Mutex<Index>,
+    /// Where the reader's index lies, if not where it belongs. Removed behind it.
+    _index_copy: Option<TempDir>,
     /// Set from the beginning, or when the process that wrote has ended.
     writer: OnceLock<WriteBehind>,
     /// The models that prefixes were asked for: root, name, tokens of a page.
@@ -108,10 +112,14 @@ impl KvStore {
             writer.get_or_init(|| started);
             lock.get_or_init(|| held);
         }
-        let frozen = access == Access::ReadOnlyFolder;
-        let reader = Index::open_reader(&files.index_path(), frozen).map_err(|error| files.open_error(error))?;
+        let is_frozen = access == Access::ReadOnlyFolder || (read_only && frozen::is_frozen(&files.folder));
+        let (reader, index_copy) = match is_frozen {
+            true => frozen::open(&files)?,
+            false => (Index::open_reader(&files.index_path(), false).map_err(|error| files.open_error(error))?, None),
+        };
         let (reader, models) = (Mutex::new(reader), Mutex::default());
-        let store = Self(Arc::new(Inner { files, access, reader, writer, models, stats, lock }));
+        let store =
+            Self(Arc::new(Inner { files, access, reader, _index_copy: index_copy, writer, models, stats, lock }));
         if matches!(access, Access::Reader { .. }) && !read_only {
             store.wait_to_succeed(budget, queue_bytes, succession)?;
         }
@@ -290,7 +298,7 @@ impl std::fmt::Debug for KvStore {
 }
 
 impl Files {
-    fn index_path(&self) -> PathBuf {
+    pub(crate) fn index_path(&self) -> PathBuf {
         self.folder.join("index.sqlite")
     }
 
@@ -345,7 +353,7 @@ impl Files {
     }
 
     /// The index, made anew if it is damaged: the pages say almost everything again.
-    fn open_index(&self, path: &Path) -> Result<Index, StoreError> {
+    pub(crate) fn open_index(&self, path: &Path) -> Result<Index, StoreError> {
         // SQLite would make it readable for everybody; its other files follow its example.
         let made = private().create(true).truncate(false).open(path);
         made.map_err(|error| self.io("write", path, error))?;
@@ -367,7 +375,7 @@ impl Files {
         }
     }
 
-    fn open_error(&self, error: OpenError) -> StoreError {
+    pub(crate) fn open_error(&self, error: OpenError) -> StoreError {
         match error {
             OpenError::Version(found) => {
                 StoreError::Version { folder: self.folder.clone(), found, known: FORMAT_VERSION.into() }
@@ -385,7 +393,7 @@ impl Files {
     }
 }
 
-fn is_damage(error: &rusqlite::Error) -> bool {
+pub(crate) fn is_damage(error: &rusqlite::Error) -> bool {
     use rusqlite::ErrorCode::{DatabaseCorrupt, NotADatabase};
     matches!(error.sqlite_error_code(), Some(DatabaseCorrupt | NotADatabase))
 }

@@ -1,6 +1,11 @@
 //! Activations quantized to int8 for integer products.
 
+#[cfg(target_arch = "x86_64")]
+mod avx512;
+
 use super::aligned::AlignedVec;
+#[cfg(target_arch = "x86_64")]
+use super::isa::Kind;
 use super::isa::{Isa, per_isa};
 use crate::pool::Pool;
 
@@ -94,7 +99,7 @@ impl QuantizedRows {
     /// As `quantize`; also from inside a pool task.
     pub fn quantize_in(&mut self, pool: &Pool, isa: Isa, x: &[f32], cols: usize) {
         // Below this many values a thread is done sooner than another one has noticed the work.
-        const VALUES_PER_TASK: usize = 16 * 1024;
+        const VALUES_PER_TASK: usize = 4 * 1024;
         let rows_per_task = (VALUES_PER_TASK / cols.max(1)).max(1);
         if pool.threads() == 1 || x.len() <= VALUES_PER_TASK {
             return self.quantize(isa, x, cols);
@@ -161,9 +166,37 @@ impl QuantizedRows {
     }
 }
 
+/// Quantizes one row. `x`: `[cols]`; `q`: at least `[cols]`; `d`: `[cols / 32]`; `sums`: `[cols / 16]`.
+fn quantize_row(isa: Isa, x: &[f32], q: &mut [i8], d: &mut [f32], sums: &mut [i16]) {
+    #[cfg(target_arch = "x86_64")]
+    if isa.kind() == Kind::Avx512 {
+        // SAFETY: an `Isa` exists only where the processor offers its instructions.
+        return unsafe { avx512::quantize_row(x, q, d, sums) };
+    }
+    quantize_row_plain(isa, x, q, d, sums);
+}
+
 per_isa! {
-    /// Quantizes one row. `x`: `[cols]`; `q`: at least `[cols]`; `d`: `[cols / 32]`; `sums`: `[cols / 16]`.
-    fn quantize_row(x: &[f32], q: &mut [i8], d: &mut [f32], sums: &mut [i16]) = quantize_row_body
+    /// The same in plain code.
+    fn quantize_row_plain(x: &[f32], q: &mut [i8], d: &mut [f32], sums: &mut [i16]) = quantize_row_body
+}
+
+/// The largest number below one half. Added to a magnitude it carries everything from one half on over the next integer, and nothing
+/// else: cutting off then rounds halves away from zero.
+const BELOW_HALF: f32 = 0.499_999_97;
+
+/// The scale of a group with this largest magnitude, and what its numbers are multiplied with. The second is 0 where the group has
+/// no usable codes: see [`QuantizedRows`].
+#[inline(always)]
+fn scales(largest: f32) -> (f32, f32) {
+    let inverse = 127.0 / largest;
+    let usable = largest.is_finite() && inverse.is_finite();
+    let scale = match (usable, largest.is_finite()) {
+        (true, _) => largest / 127.0,
+        (false, true) => 0.0,
+        (false, false) => f32::NAN,
+    };
+    (scale, if usable { inverse } else { 0.0 })
 }
 
 #[inline(always)]
@@ -180,22 +213,12 @@ fn quantize_row_body(x: &[f32], q: &mut [i8], d: &mut [f32], sums: &mut [i16]) {
                 largest[i] = largest[i].max(largest[i + half]);
             }
         }
-        let largest = f32::from_bits(largest[0]);
-        let inverse = 127.0 / largest;
-        // One of the two is not finite where the group has no usable codes: see the type's description.
-        let usable = largest.is_finite() && inverse.is_finite();
-        *d = match (usable, largest.is_finite()) {
-            (true, _) => largest / 127.0,
-            (false, true) => 0.0,
-            (false, false) => f32::NAN,
-        };
-        let inverse = if usable { inverse } else { 0.0 };
+        let (scale, inverse) = scales(f32::from_bits(largest[0]));
+        *d = scale;
         for i in 0..GROUP {
-            // Rounds halves away from zero: the largest number below one half carries everything from one half on over
-            // the next integer, and nothing else, before the conversion cuts off. The largest product is 127 and a
-            // rounding error; NaN (infinity times 0) becomes 0.
+            // The largest product is 127 and a rounding error; NaN (infinity times 0) becomes 0.
             let x = x[i] * inverse;
-            q[i] = (x + 0.499_999_97f32.copysign(x)) as i32 as i8;
+            q[i] = (x + BELOW_HALF.copysign(x)) as i32 as i8;
         }
         for (half, sum) in q.as_chunks::<16>().0.iter().zip(sums) {
             *sum = half.iter().map(|&q| i16::from(q)).sum();
