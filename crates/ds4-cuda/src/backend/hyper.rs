@@ -41,6 +41,11 @@ impl Executor {
         super::is_int8(self.numerics.compute)
     }
 
+    /// Whether the kernels for several rows between two barriers do it: they have no list of rows.
+    fn is_large(rows: usize, row_list: u64) -> bool {
+        rows > 64 && row_list == 0
+    }
+
     fn project(
         &self,
         connection: Option<&DeviceHyper>,
@@ -75,7 +80,8 @@ impl Executor {
             slots: if in_parts { self.slots() as u32 } else { 1 },
         };
         let grid = [(config.n_embd / HYPER_SLICE) as u32, rows.div_ceil(rows_per_block) as u32, 1];
-        self.launch("hc_project", grid, 256, &project)
+        let kernel = if Self::is_large(rows, row_list) { "hc_project_large" } else { "hc_project" };
+        self.launch(kernel, grid, 256, &project)
     }
 
     fn finish(
@@ -107,11 +113,14 @@ impl Executor {
             integers: u32::from(self.makes_forms()),
             halves: u32::from(self.makes_forms()),
         };
+        x.set_forms(self.makes_forms(), self.makes_forms());
+        if Self::is_large(rows, row_list) {
+            self.launch("hc_weights", [rows as u32, 1, 1], 32, &finish)?;
+            return self.launch("hc_input_large", [rows as u32, 1, 1], 256, &finish);
+        }
         // Small batches have more blocks per row than large ones.
         let blocks = x.params.blocks.min(if rows <= 64 { 32 } else { 4 });
-        self.launch("hc_finish", [rows as u32, blocks + u32::from(!head), 1], 256, &finish)?;
-        x.set_forms(self.makes_forms(), self.makes_forms());
-        Ok(())
+        self.launch("hc_finish", [rows as u32, blocks + u32::from(!head), 1], 256, &finish)
     }
 
     /// Logits of the wanted rows.

@@ -2,23 +2,7 @@
 //
 // `hc_project` cuts the streams into slices of 64 columns: a block merges its slice and multiplies it with the projection.
 // `hc_finish` adds the slices up in order and makes the sublayer's input.
-#include "forms.cuh"
-
-constexpr int kStreams = 4;
-constexpr int kSlice = 64;
-/// Sums per slice: 24 outputs of the projection, the sum of squares, the products of different streams (01, 02, 03, 12, 13, 23), and
-/// from 32 on those of each stream with itself. The products give the norm of any mixture of the streams without another look at them.
-constexpr int kSums = 36;
-constexpr int kSquares = 24;
-constexpr int kPairs = 25;
-constexpr int kOwn = 32;
-
-struct HyperProjectParams {
-    u64 streams, output, post, comb, project, sums, row_list;
-    u32 n_embd, outputs, rows, half_weights, merge, project_too, rows_per_block;
-    /// What is merged is the sum of so many rows of `output` per batch row, in their order.
-    u32 slots;
-};
+#include "hyper.cuh"
 
 /// grid: (n_embd / 64, rows / rows_per_block); 256 threads: one per stream and column.
 DS4_KERNEL_EARLY(hc_project, 256, 2, HyperProjectParams) {
@@ -104,45 +88,6 @@ DS4_KERNEL_EARLY(hc_project, 256, 2, HyperProjectParams) {
     }
 }
 
-struct HyperFinishParams {
-    u64 streams, sums, base, scale, norm, post, comb, row_list;
-    Rows x;
-    u32 n_embd, slices, iterations, head;
-    float eps, hc_eps;
-    u32 integers, halves;
-};
-
-/// Makes `c` nearly doubly stochastic: row softmax, then alternating normalizations that end on columns. One thread: passing elements
-/// among lanes takes longer than computing.
-DS4_DEVICE void sinkhorn(float (&c)[16], u32 iterations, float eps) {
-#pragma unroll
-    for (int j = 0; j < 4; j++) {
-        float most = fmaxf(fmaxf(c[j * 4], c[j * 4 + 1]), fmaxf(c[j * 4 + 2], c[j * 4 + 3]));
-#pragma unroll
-        for (int k = 0; k < 4; k++) c[j * 4 + k] = expf(c[j * 4 + k] - most);
-        float factor = reciprocal((c[j * 4] + c[j * 4 + 1]) + (c[j * 4 + 2] + c[j * 4 + 3]));
-#pragma unroll
-        for (int k = 0; k < 4; k++) c[j * 4 + k] = fmaf(c[j * 4 + k], factor, eps);
-    }
-#pragma unroll 1
-    for (u32 i = 0; i < iterations; i++) {
-        if (i > 0) {
-#pragma unroll
-            for (int j = 0; j < 4; j++) {
-                float factor = reciprocal((c[j * 4] + c[j * 4 + 1]) + (c[j * 4 + 2] + c[j * 4 + 3]) + eps);
-#pragma unroll
-                for (int k = 0; k < 4; k++) c[j * 4 + k] *= factor;
-            }
-        }
-#pragma unroll
-        for (int k = 0; k < 4; k++) {
-            float factor = reciprocal((c[k] + c[4 + k]) + (c[8 + k] + c[12 + k]) + eps);
-#pragma unroll
-            for (int j = 0; j < 4; j++) c[j * 4 + k] *= factor;
-        }
-    }
-}
-
 /// grid: (rows, blocks that share the columns of the sublayer's input, and one more for the weights of the merge, which the head does
 /// not have). 256 threads.
 DS4_KERNEL(hc_finish, 256, 4, HyperFinishParams) {
@@ -175,36 +120,14 @@ DS4_KERNEL(hc_finish, 256, 4, HyperFinishParams) {
         mix[t] = sum;
     }
     sync_block();
-    float factor = 1.0f / sqrtf(mix[kSquares] / float(kStreams * p.n_embd) + p.eps);
-    const float *base = ptr<const float>(p.base), *scale = ptr<const float>(p.scale);
+    float factor = mix_factor(p, mix);
     if (is_merge) {
-        if (t < kStreams) {
-            float post = 2.0f * sigmoid(mix[kStreams + t] * factor * scale[1] + base[kStreams + t]);
-            ptr<float>(p.post)[row * kStreams + t] = post;
-        }
-        if (t == 32) {
-            float c[16];
-#pragma unroll
-            for (int i = 0; i < 16; i++) c[i] = mix[2 * kStreams + i] * factor * scale[2] + base[2 * kStreams + i];
-            sinkhorn(c, p.iterations, p.hc_eps);
-            float4 *comb = ptr<float4>(p.comb) + row * 4;
-#pragma unroll
-            for (int j = 0; j < 4; j++) comb[j] = {c[j * 4], c[j * 4 + 1], c[j * 4 + 2], c[j * 4 + 3]};
-        }
+        if (t < kStreams) ptr<float>(p.post)[row * kStreams + t] = merge_weight(p, mix, factor, t);
+        if (t == 32) merge_matrix(p, mix, factor, row);
         return;
     }
-    float give[kStreams], squares = 0.0f;
-#pragma unroll
-    for (int i = 0; i < kStreams; i++) give[i] = sigmoid(mix[i] * factor * scale[0] + base[i]) + p.hc_eps;
-#pragma unroll
-    for (int i = 0; i < kStreams; i++) squares = fmaf(give[i] * give[i], mix[kOwn + i], squares);
-    int pair = kPairs;
-#pragma unroll
-    for (int i = 0; i < kStreams; i++)
-#pragma unroll
-        for (int j = i + 1; j < kStreams; j++) squares = fmaf(2.0f * give[i] * give[j], mix[pair++], squares);
-    // Streams that cancel out may leave less than nothing.
-    float norm = 1.0f / sqrtf(fmaxf(squares, 0.0f) / float(p.n_embd) + p.eps);
+    float give[kStreams];
+    float norm = mix_weights(p, mix, factor, give);
     float *input = ptr<float>(p.x.f) + u64(row) * p.x.stride;
 #pragma unroll 1
     for (u32 i = blockIdx.y * 256 + t; i < p.x.blocks * 256; i += column_blocks * 256) {
