@@ -45,6 +45,8 @@ extern thread_local unsigned char *dynamic_shared;
 void block_barrier();
 /// Waits for all threads of the warp.
 void warp_barrier();
+/// Lets other threads run; for threads that wait until another one has written something.
+void yield();
 /// Gives `bytes` of every lane to all lanes: returns the warp's values, lane after lane, `stride` apart.
 const unsigned char *warp_exchange(const void *value, size_t bytes);
 constexpr size_t kExchangeStride = 64;

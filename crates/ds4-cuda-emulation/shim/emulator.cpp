@@ -62,6 +62,8 @@ struct Block {
     int arrived = 0;
     jmp_buf scheduler;
     Fiber *running = nullptr;
+    /// Threads that have left for another reason than to let others run.
+    size_t moves = 0;
     Entry entry = nullptr;
     const void *params = nullptr;
     uint64_t random = 1;
@@ -76,7 +78,11 @@ uint64_t next_random() {
     return block.random;
 }
 
+/// Rounds in which nobody may do anything but wait for others.
+constexpr int kIdleRounds = 8;
+
 void leave(State state) {
+    if (state != State::Ready) block.moves++;
     Fiber *fiber = block.running;
     fiber->state = state;
     if (_setjmp(fiber->context) == 0) _longjmp(block.scheduler, 1);
@@ -142,8 +148,10 @@ void run_block(dim3 index, dim3 grid, dim3 size, bool shuffled) {
     }
     block.living = int(threads);
     block.arrived = 0;
+    int idle = 0;
     while (block.living > 0) {
         bool progress = false;
+        size_t moves = block.moves;
         size_t offset = shuffled ? next_random() % threads : 0;
         for (size_t k = 0; k < threads; k++) {
             Fiber &fiber = block.fibers[(k + offset) % threads];
@@ -151,7 +159,9 @@ void run_block(dim3 index, dim3 grid, dim3 size, bool shuffled) {
             progress = true;
             resume(fiber);
         }
-        if (!progress) {
+        // A thread that stops yielding comes to a barrier or to its end.
+        idle = block.moves == moves ? idle + 1 : 0;
+        if (!progress || idle == kIdleRounds) {
             std::fprintf(stderr, "emulation: the threads of a block wait for each other at different barriers\n");
             std::abort();
         }
@@ -171,6 +181,8 @@ void block_barrier() {
     }
     leave(State::AtBlockBarrier);
 }
+
+void yield() { leave(State::Ready); }
 
 void warp_barrier() {
     int index = block.running->warp;

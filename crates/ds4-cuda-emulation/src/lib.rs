@@ -56,8 +56,8 @@ struct Recorded {
 }
 
 impl EmulatedDevice {
-    /// A device with `memory` bytes. Seed 0 runs threads and blocks in their order; others give other orders. With an odd seed blocks
-    /// can have as much shared memory as on the largest cards, with an even one as on those before.
+    /// A device with `memory` bytes. Seed 0 runs threads and blocks in their order; others give other orders. With an odd seed it
+    /// has the shared memory and the instructions of compute capability 9.0, with an even one those of 8.0.
     pub fn new(memory: u64, seed: u64) -> Self {
         Self { seed, memory, state: Mutex::default() }
     }
@@ -120,6 +120,10 @@ impl Device for EmulatedDevice {
 
     fn shared_memory_limit(&self) -> usize {
         if self.seed.is_multiple_of(2) { 163 << 10 } else { 227 << 10 }
+    }
+
+    fn has_warpgroups(&self) -> bool {
+        !self.seed.is_multiple_of(2)
     }
 
     fn allocate(&self, bytes: usize) -> Result<u64, DeviceError> {

@@ -21,7 +21,7 @@ params! {
         ty: u32, rows: u32, cols: u32, blocks: u32,
     }
     /// Rows of activations, in the forms that products need.
-    Rows { f: u64, q: u64, d: u64, s: u64, hi: u64, lo: u64, wide: u64, cols: u32, stride: u32, blocks: u32, pad: u32 }
+    Rows { f: u64, q: u64, d: u64, s: u64, hi: u64, lo: u64, turned: u64, cols: u32, stride: u32, blocks: u32, pad: u32 }
     /// One run of consecutive tokens of one sequence.
     Span { ring: u64, frontier: u64, pages: u64, first_row: u32, len: u32, first_position: u32, pad: u32 }
     /// One row of the batch.
@@ -136,7 +136,7 @@ impl Rows {
         self.s += padded / 16 * 4;
         self.hi += padded * 2;
         self.lo += padded * 2;
-        self.wide += padded * 2;
+        self.turned += padded;
         self
     }
 }

@@ -48,7 +48,7 @@ impl Residency {
         let weights = counting.used();
         drop(tensors);
         let layout = CacheLayout::new(config, Arc::new(StateLayout::new(config, options.numerics.kv)));
-        let scratch = scratch_bytes(&device, &counting, config, &layout, options.numerics, PREFILL_ROWS)?;
+        let scratch = scratch_bytes(&device, &counting, model, &layout, options.numerics, PREFILL_ROWS)?;
         Ok(Self {
             weights,
             scratch,

@@ -7,6 +7,17 @@ use crate::params;
 use crate::tensors::DeviceCompressor;
 use crate::weights::Storage;
 
+/// What is made of projected queries.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum HeadForms {
+    /// Norm and rotation, in float32 and in two float16.
+    All,
+    /// The same in float16 alone.
+    Half,
+    /// The other forms of queries that are final.
+    Others,
+}
+
 impl Executor {
     /// Every projection of the attention input.
     pub(super) fn attention_in(&self, layer: usize) -> Result<(), DeviceError> {
@@ -31,8 +42,8 @@ impl Executor {
         Ok(())
     }
 
-    /// The query latent's norm, queries and the indexer's queries.
-    pub(super) fn query(&self, layer: usize) -> Result<(), DeviceError> {
+    /// The query latent's norm, queries and the indexer's queries. `attended`: attention comes before anybody looks at them.
+    pub(super) fn query(&self, layer: usize, attended: bool) -> Result<(), DeviceError> {
         let tensors = &self.tensors.layers[layer];
         let work = &self.work;
         let forms = super::is_int8(self.numerics.compute);
@@ -41,25 +52,26 @@ impl Executor {
             weight: tensors.q_a_norm,
             eps: self.model.config().eps,
             integers: u32::from(forms),
-            halves: u32::from(forms),
+            halves: u32::from(self.needs.latent),
             pad: 0,
         };
         self.launch("norm_quantize", [self.batch.rows as u32, 1, 1], 1024, &norm)?;
-        work.latent.set_forms(forms, forms);
+        work.latent.set_forms(forms, self.needs.latent);
         let mut list = vec![Linear::new(tensors.q_b, work.query.address())];
         if let Some(indexer) = &tensors.indexer {
             list.push(Linear::new(indexer.q_b, work.indexer_query.address()));
         }
         self.products(&work.latent, self.batch.rows, &list)?;
-        self.finish_heads(layer, true, tensors.indexer.is_some(), false)
+        let forms = if attended && self.attends_by_rows() { HeadForms::Half } else { HeadForms::All };
+        self.finish_heads(layer, true, tensors.indexer.is_some(), forms)
     }
 
     /// The forms of queries that were written from outside.
     pub(super) fn query_heads(&self, layer: usize, attention: bool, indexer: bool) -> Result<(), DeviceError> {
-        self.finish_heads(layer, attention, indexer, true)
+        self.finish_heads(layer, attention, indexer, HeadForms::Others)
     }
 
-    fn finish_heads(&self, layer: usize, attention: bool, indexer: bool, forms_only: bool) -> Result<(), DeviceError> {
+    fn finish_heads(&self, layer: usize, attention: bool, indexer: bool, forms: HeadForms) -> Result<(), DeviceError> {
         let config = self.model.config();
         let work = &self.work;
         let heads = if attention { config.n_head } else { 0 };
@@ -67,7 +79,7 @@ impl Executor {
         let query = params::QueryHeads {
             query: work.query.address(),
             hi: work.query_hi.address(),
-            lo: work.query_lo.address(),
+            lo: if forms == HeadForms::Half { 0 } else { work.query_lo.address() },
             index_query: work.indexer_query.address(),
             index_codes: work.indexer_codes.address(),
             index_scales: work.indexer_scales.address(),
@@ -81,7 +93,7 @@ impl Executor {
             kind: self.kind(layer),
             exact: self.layout.format.exact,
             eps: config.eps,
-            forms_only: u32::from(forms_only),
+            forms_only: u32::from(forms == HeadForms::Others),
         };
         let blocks = (heads + index_heads).div_ceil(8) as u32;
         self.launch("query_heads", [blocks, self.batch.rows as u32, 1], 256, &query)
@@ -235,7 +247,7 @@ impl Executor {
             scale: (config.head_dim as f32).powf(-0.5),
             pad: 0,
         };
-        if chunks.is_none() && self.attends_by_rows() {
+        if self.attends_by_rows() {
             self.attend_rows(layer, attend)?;
         } else {
             let kernel = if exact { "attend_exact" } else { "attend_packed" };
@@ -253,11 +265,13 @@ impl Executor {
         self.launch("cache_commit", grid, 256, &self.cache_params(layer, false))
     }
 
-    /// Whether large batches have the kernel that decodes a row's keys once for 64 heads: for packed rows of some sizes, on cards that
-    /// give a block the shared memory.
+    /// Whether the kernel does it that decodes a row's keys once for 64 heads: for large batches and packed rows of some sizes, on cards
+    /// that give a block the shared memory.
     fn attends_by_rows(&self) -> bool {
         let format = &self.layout.format;
-        format.exact == 0
+        let chunks = most_chunks(self.model.config(), self.numerics, self.batch.rows, self.batch.reach);
+        chunks.is_none()
+            && format.exact == 0
             && matches!(format.dim, 128 | 512)
             && format.rope.is_multiple_of(32)
             && self.device.shared_memory_limit() >= ATTEND_ROWS_MEMORY as usize

@@ -6,10 +6,9 @@ use std::sync::Arc;
 use bytemuck::Zeroable;
 use ds4_model::{Buffer, KvPrecision, Model, Numerics, Rows, Sublayer};
 
+use super::Needs;
 use super::hyper::Merged;
-use super::linear::WIDE_MEMORY;
 use super::workspace::{HeadSpace, Scratch, Workspace};
-use super::{Needs, is_int8};
 use crate::cache::{CacheLayout, Held};
 use crate::device::{Device, DeviceError, Graph, Launch, Memory};
 use crate::params;
@@ -97,9 +96,7 @@ impl Executor {
         layout: CacheLayout,
         numerics: Numerics,
     ) -> Result<Self, DeviceError> {
-        let forms = is_int8(numerics.compute);
-        let wide = forms && device.shared_memory_limit() >= WIDE_MEMORY as usize;
-        let needs = Needs { integers: forms, halves: forms, wide };
+        let needs = Needs::of(model, numerics, device.has_warpgroups());
         let config = model.config();
         Ok(Self {
             work: Workspace::new(device, config, &layout, needs, 8)?,
@@ -279,7 +276,7 @@ impl Executor {
                     self.layer = layer;
                     self.attention_in(layer)?;
                 }
-                Step::Query(layer) => self.query(layer)?,
+                Step::Query(layer) => self.query(layer, steps[i..].contains(&Step::Attend(layer)))?,
                 Step::Append(layer) => self.append(layer)?,
                 Step::Select(layer) => self.select(layer)?,
                 Step::Attend(layer) => self.attend(layer)?,

@@ -5,7 +5,7 @@ use bytemuck::Zeroable;
 use super::executor::Executor;
 use super::hyper::Merged;
 use super::is_int8;
-use super::linear::{Into, Linear, Outcome, STAGE, TILE_THREADS, WIDE_MEMORY};
+use super::linear::{GROUP_MEMORY, Into, Linear, Outcome, STAGE, TILE_THREADS};
 use crate::device::{DeviceError, Memory};
 use crate::params;
 use crate::tensors::DeviceLayer;
@@ -14,6 +14,9 @@ use crate::weights::{DeviceWeight, Storage};
 /// Most slots of an item of the kernels for larger batches, and rows of a matrix that a block computes.
 const TILE_COLUMNS: usize = 64;
 const TILE_ROWS: u32 = 256;
+/// Rows of a matrix that a block of the kernels on warpgroup instructions computes, and its threads.
+const GROUP_ROWS: u32 = 192;
+const GROUP_THREADS: u32 = 512;
 /// Bytes of shared memory of these (`ExpertMemory`), where a block can have as much, and elsewhere.
 const TILE_MEMORY: [u32; 2] = [113 << 10, 89 << 10];
 
@@ -68,15 +71,15 @@ const TILE: [&str; 8] = [
     "expert_tile_iq2_xxs",
     "expert_tile_mxfp4",
 ];
-const WIDE: [&str; 8] = [
+const GROUP: [&str; 8] = [
     "",
     "",
     "",
-    "expert_wide_q8_0",
-    "expert_wide_q2_k",
-    "expert_wide_q4_k",
-    "expert_wide_iq2_xxs",
-    "expert_wide_mxfp4",
+    "expert_wgmma_q8_0",
+    "expert_wgmma_q2_k",
+    "expert_wgmma_q4_k",
+    "expert_wgmma_iq2_xxs",
+    "expert_wgmma_mxfp4",
 ];
 
 /// Bytes of shared memory that the kernels for one row have beside their stages, at most: tables and sums.
@@ -440,7 +443,7 @@ impl Executor {
     ) -> Result<(), DeviceError> {
         let work = &self.work;
         let (first, last) = (stacks[0], stacks[stacks.len() - 1]);
-        let units = first.0.rows().div_ceil(TILE_ROWS);
+        let units = first.0.rows().div_ceil(if self.needs.turned { GROUP_ROWS } else { TILE_ROWS });
         let tile = params::ExpertTile {
             w: [first.0.params, last.0.params],
             y: [first.1, last.1],
@@ -455,8 +458,10 @@ impl Executor {
         };
         let grid = [units * stacks.len() as u32, items, 1];
         let storage = first.0.storage.index();
-        if self.needs.wide {
-            return self.launch_with(WIDE[storage], grid, 256, WIDE_MEMORY, &tile);
+        if self.needs.turned {
+            // Blocks go from one unit to the next.
+            let grid = [self.device.multiprocessors().min(grid[0] * items), 1, 1];
+            return self.launch_with(GROUP[storage], grid, GROUP_THREADS, GROUP_MEMORY, &tile);
         }
         self.launch_with(TILE[storage], grid, TILE_THREADS, self.shared_memory(TILE_MEMORY), &tile)
     }

@@ -61,8 +61,10 @@ impl Linear {
 
 /// Bytes of shared memory of `linear_tile` (`TileMemory`), where a block can have as much, and elsewhere.
 const TILE_MEMORY: [u32; 2] = [157 << 10, 98 << 10];
-/// Bytes of shared memory of the kernels that multiply int8 codes as float16 (the larger of `WideMemory` and `ExpertMemory`).
-pub(super) const WIDE_MEMORY: u32 = 170 << 10;
+/// Bytes of shared memory of the kernels on warpgroup instructions: the most that a block can have.
+pub(super) const GROUP_MEMORY: u32 = 227 << 10;
+/// Threads of a block of `linear_wgmma`.
+const GROUP_THREADS: u32 = 384;
 /// Threads of a block of the kernels for large batches on int8 instructions.
 pub(super) const TILE_THREADS: u32 = 512;
 /// Rows of the batch and of the matrix that a block of it computes.
@@ -133,8 +135,13 @@ impl Executor {
     /// The products of large batches, with forms of `x` that are there.
     pub(super) fn launch_tiles(&self, x: params::Rows, rows: usize, list: &[Linear]) -> Result<(), DeviceError> {
         let columns = rows.div_ceil(TILE_SIDE) as u32;
-        let kernel = if self.needs.wide { "linear_wide" } else { "linear_tile" };
-        self.launch_products(kernel, x, rows, list, TILE_SIDE, |units| [columns, units, 1])
+        if self.needs.turned {
+            // Blocks go from one unit to the next.
+            let most = self.device.multiprocessors();
+            return self
+                .launch_products("linear_wgmma", x, rows, list, TILE_SIDE, |units| [most.min(units * columns), 1, 1]);
+        }
+        self.launch_products("linear_tile", x, rows, list, TILE_SIDE, |units| [columns, units, 1])
     }
 
     /// The first of two sizes of shared memory if a block can have it, or else the second.
@@ -212,7 +219,7 @@ impl Executor {
             }
             (all.x, all.count, all.rows) = (x, part.len() as u32, rows as u32);
             let (threads, shared) = match kernel {
-                "linear_wide" => (256, WIDE_MEMORY),
+                "linear_wgmma" => (GROUP_THREADS, GROUP_MEMORY),
                 "linear_tile" => (TILE_THREADS, self.shared_memory(TILE_MEMORY)),
                 _ => (256, 0),
             };

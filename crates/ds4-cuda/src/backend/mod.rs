@@ -17,13 +17,17 @@ use std::sync::Arc;
 
 use ds4_model::rope::Frequencies;
 use ds4_model::state::StateParts;
-use ds4_model::{Backend, Buffer, Compute, Config, Model, ModelError, Numerics, Rows, Sequence, StateLayout, Sublayer};
+use ds4_model::{
+    Backend, Buffer, Compute, Config, LayerTensors, Model, ModelError, Numerics, Rows, Sequence, StateLayout, Sublayer,
+    Tensor,
+};
 
 use crate::cache::{CacheLayout, CudaSequence, Sequences};
 use crate::device::counting::CountingDevice;
 use crate::device::{Device, DeviceError};
 use crate::residency::Residency;
 use crate::tensors::DeviceTensors;
+use crate::weights::Storage;
 use executor::{Executor, Step};
 
 /// How to run on a CUDA device.
@@ -40,9 +44,34 @@ pub struct CudaOptions {
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Needs {
     pub integers: bool,
+    /// float16, of any activations.
     pub halves: bool,
-    /// Whether large batches multiply int8 codes as float16.
-    pub wide: bool,
+    /// float16 of the query latent, of the attention's result, of what the output's first half leaves, and of what is between an expert's
+    /// matrices: where a matrix that they meet is float16.
+    pub latent: bool,
+    pub attended: bool,
+    pub low: bool,
+    pub mid: bool,
+    /// Whether large batches run on warpgroup instructions, which want the int8 codes in an order of their own.
+    pub turned: bool,
+}
+
+impl Needs {
+    /// What the model's products need. `turned`: whether the device has warpgroup instructions.
+    fn of(model: &Model, numerics: Numerics, turned: bool) -> Self {
+        let forms = is_int8(numerics.compute);
+        let half = |tensor: &Tensor| Storage::of(tensor.ty) == Storage::F16;
+        let any = |of: &dyn Fn(&LayerTensors) -> bool| forms && model.layers.iter().any(of);
+        Self {
+            integers: forms,
+            halves: forms,
+            latent: any(&|t| half(&t.q_b) || t.indexer.as_ref().is_some_and(|indexer| half(&indexer.q_b))),
+            attended: any(&|t| half(&t.out_a)),
+            low: any(&|t| half(&t.out_b)),
+            mid: any(&|t| half(&t.down_shexp)),
+            turned: forms && turned,
+        }
+    }
 }
 
 /// The CUDA backend.
@@ -265,15 +294,15 @@ impl Backend for CudaBackend {
 pub(crate) fn scratch_bytes(
     device: &Arc<dyn Device>,
     counting: &CountingDevice,
-    config: &Config,
+    model: &Model,
     layout: &CacheLayout,
     numerics: Numerics,
     rows: usize,
 ) -> Result<u64, DeviceError> {
+    let config = model.config();
     check_shape(config)?;
-    let forms = is_int8(numerics.compute);
     // The larger of what devices take.
-    let needs = Needs { integers: forms, halves: forms, wide: forms };
+    let needs = Needs::of(model, numerics, true);
     let work = workspace::Workspace::new(device, config, layout, needs, rows)?;
     let head = workspace::HeadSpace::new(device, config, needs, executor::MOST_GRAPH_ROWS)?;
     let bytes = counting.used() + (executor::SCORE_BYTES + executor::PART_BYTES) as u64;

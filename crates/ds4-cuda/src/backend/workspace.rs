@@ -15,7 +15,7 @@ use crate::weights::BLOCK;
 impl Needs {
     /// What batches of up to `rows` rows need.
     fn of_rows(self, rows: usize) -> Self {
-        Self { wide: self.wide && rows > MOST_GRAPH_ROWS, ..self }
+        Self { turned: self.turned && rows > MOST_GRAPH_ROWS, ..self }
     }
 }
 
@@ -29,7 +29,14 @@ pub(crate) struct Activations {
 }
 
 impl Activations {
-    fn new(device: &Arc<dyn Device>, rows: usize, cols: usize, needs: Needs) -> Result<Self, DeviceError> {
+    /// `halves`: whether float16 are needed.
+    fn new(
+        device: &Arc<dyn Device>,
+        rows: usize,
+        cols: usize,
+        needs: Needs,
+        halves: bool,
+    ) -> Result<Self, DeviceError> {
         let blocks = cols.div_ceil(BLOCK);
         let padded = rows * blocks * BLOCK;
         let if_needed = |needed: bool, bytes: usize| if needed { bytes } else { 0 };
@@ -39,9 +46,9 @@ impl Activations {
             Memory::zeroed(device, if_needed(needs.integers, padded))?,
             Memory::zeroed(device, if_needed(needs.integers, padded / 32 * 4))?,
             Memory::zeroed(device, if_needed(needs.integers, padded / 16 * 4))?,
-            Memory::zeroed(device, if_needed(needs.halves, padded * 2))?,
-            Memory::zeroed(device, if_needed(needs.halves, padded * 2))?,
-            Memory::zeroed(device, if_needed(needs.wide, padded * 2))?,
+            Memory::zeroed(device, if_needed(halves, padded * 2))?,
+            Memory::zeroed(device, if_needed(halves, padded * 2))?,
+            Memory::zeroed(device, if_needed(needs.turned, padded))?,
         ];
         let params = params::Rows {
             f: memory[0].address(),
@@ -50,7 +57,7 @@ impl Activations {
             s: memory[3].address(),
             hi: memory[4].address(),
             lo: memory[5].address(),
-            wide: memory[6].address(),
+            turned: memory[6].address(),
             cols: cols as u32,
             stride: cols as u32,
             blocks: blocks as u32,
@@ -135,7 +142,7 @@ impl Workspace {
     ) -> Result<Self, DeviceError> {
         let floats = |n: usize| Memory::new(device, rows * n * 4);
         let needs = needs.of_rows(rows);
-        let activations = |n: usize, cols: usize| Activations::new(device, n, cols, needs);
+        let activations = |n: usize, cols: usize, halves: bool| Activations::new(device, n, cols, needs, halves);
         let c = config;
         let heads = c.n_head * c.head_dim;
         let slots = c.n_expert_used + 1;
@@ -147,11 +154,11 @@ impl Workspace {
             wanted: floats(1)?,
             angles: floats(2 * c.rope_dim)?,
             streams: floats(c.hc * c.n_embd)?,
-            input: activations(rows, c.n_embd)?,
+            input: activations(rows, c.n_embd, needs.halves)?,
             post: floats(c.hc)?,
             comb: floats(c.hc * c.hc)?,
             hyper_sums: floats(c.n_embd.div_ceil(HYPER_SLICE) * HYPER_SUMS)?,
-            latent: activations(rows, c.q_rank)?,
+            latent: activations(rows, c.q_rank, needs.latent)?,
             query: floats(heads)?,
             query_hi: Memory::new(device, rows * heads * 2)?,
             query_lo: Memory::new(device, rows * heads * 2)?,
@@ -167,8 +174,8 @@ impl Workspace {
             indexer_scales: floats(c.idx_heads * c.idx_dim.div_ceil(32))?,
             selection: floats(c.idx_topk)?,
             selected: floats(1)?,
-            attended: activations(rows * c.o_groups, heads / c.o_groups)?,
-            low: activations(rows, c.o_groups * c.o_rank)?,
+            attended: activations(rows * c.o_groups, heads / c.o_groups, needs.attended)?,
+            low: activations(rows, c.o_groups * c.o_rank, needs.low)?,
             output: floats(c.n_embd)?,
             router: floats(c.n_expert)?,
             expert_ids: floats(c.n_expert_used)?,
@@ -181,7 +188,7 @@ impl Workspace {
             slot_starts: Memory::new(device, c.n_expert * 4)?,
             gate: floats(slots * c.n_ff)?,
             up: floats(slots * c.n_ff)?,
-            mid: activations(rows * slots, c.n_ff)?,
+            mid: activations(rows * slots, c.n_ff, needs.mid)?,
             down: floats(slots * c.n_embd)?,
         })
     }
@@ -224,7 +231,7 @@ impl HeadSpace {
     pub fn new(device: &Arc<dyn Device>, config: &Config, needs: Needs, rows: usize) -> Result<Self, DeviceError> {
         Ok(Self {
             rows,
-            input: Activations::new(device, rows, config.n_embd, needs.of_rows(rows))?,
+            input: Activations::new(device, rows, config.n_embd, needs.of_rows(rows), needs.halves)?,
             logits: Memory::new(device, rows * config.n_vocab * 4)?,
         })
     }

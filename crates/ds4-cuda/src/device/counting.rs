@@ -37,6 +37,10 @@ impl Device for CountingDevice {
         0
     }
 
+    fn has_warpgroups(&self) -> bool {
+        false
+    }
+
     fn allocate(&self, bytes: usize) -> Result<u64, DeviceError> {
         self.used.fetch_add((bytes as u64).next_multiple_of(GRANULE), Ordering::Relaxed);
         // Any address that is not null: nobody looks at it.

@@ -314,6 +314,10 @@ impl Device for CudaDevice {
         self.shared_limit
     }
 
+    fn has_warpgroups(&self) -> bool {
+        self.info.capability == (9, 0)
+    }
+
     fn allocate(&self, bytes: usize) -> Result<u64, DeviceError> {
         self.enter()?;
         // SAFETY: a plain allocation.

@@ -57,7 +57,9 @@ fn flatten(source: &str) -> String {
 
 fn compile(name: &str, source: &str, (major, minor): (u32, u32)) -> Result<Vec<u8>, DeviceError> {
     let key = key_of(source);
-    let cached = cache_folder().map(|folder| folder.join(format!("{name}-{major}{minor}-{key:016x}.ptx")));
+    // Warpgroup instructions are of this architecture alone and have to be asked for.
+    let special = if (major, minor) == (9, 0) { "a" } else { "" };
+    let cached = cache_folder().map(|folder| folder.join(format!("{name}-{major}{minor}{special}-{key:016x}.ptx")));
     if let Some(image) = cached.as_ref().and_then(|path| fs::read(path).ok()).filter(|image| image.last() == Some(&0)) {
         return Ok(image);
     }
@@ -70,7 +72,7 @@ fn compile(name: &str, source: &str, (major, minor): (u32, u32)) -> Result<Vec<u
     }
     let options = nvrtc::CompileOptions {
         fmad: Some(false),
-        options: vec![format!("--gpu-architecture=compute_{major}{minor}"), "--std=c++17".to_owned()],
+        options: vec![format!("--gpu-architecture=compute_{major}{minor}{special}"), "--std=c++17".to_owned()],
         name: Some(name.to_owned()),
         ..nvrtc::CompileOptions::default()
     };

@@ -85,6 +85,9 @@ pub trait Device: Send + Sync {
     /// Most bytes of shared memory that a block can have.
     fn shared_memory_limit(&self) -> usize;
 
+    /// Whether it has matrix instructions of whole warpgroups (`wgmma.cuh`), which only compute capability 9.0 has.
+    fn has_warpgroups(&self) -> bool;
+
     /// Takes memory, aligned to 256 bytes on a GPU. What it holds is undefined.
     ///
     /// # Errors

@@ -79,8 +79,8 @@ struct Rows {
     u64 s;
     /// float16 and what it leaves of the value, [rows][blocks * 256] each.
     u64 hi, lo;
-    /// The int8 codes as float16, or none.
-    u64 wide;
+    /// The int8 codes in the order that warpgroup instructions want (`turned_place`), or none.
+    u64 turned;
     u32 cols, stride, blocks, pad;
 };
 
@@ -246,26 +246,6 @@ DS4_DEVICE u32 mul_halves(u32 a, u32 b) {
     asm("mul.rn.f16x2 %0, %1, %2;" : "=r"(out) : "r"(a), "r"(b));
     return out;
 #endif
-}
-
-/// Sums of both halves.
-DS4_DEVICE u32 add_halves(u32 a, u32 b) {
-#ifdef DS4_EMULATION
-    return pack_halves(half_to_float(u16(a)) + half_to_float(u16(b)),
-                       half_to_float(u16(a >> 16)) + half_to_float(u16(b >> 16)));
-#else
-    u32 out;
-    asm("add.rn.f16x2 %0, %1, %2;" : "=r"(out) : "r"(a), "r"(b));
-    return out;
-#endif
-}
-
-/// Four int8 as float16: elements 0 and 1, 2 and 3.
-DS4_DEVICE void bytes_to_halves(u32 bytes, u32 &low, u32 &high) {
-    // Under the exponent of 1024 a byte is itself, plus 1024; of the sum with 128 too much, 1152 are taken away.
-    bytes ^= 0x80808080u;
-    low = add_halves(byte_perm(bytes, 0x64646464u, 0x4140), 0xE480E480u);
-    high = add_halves(byte_perm(bytes, 0x64646464u, 0x4342), 0xE480E480u);
 }
 
 DS4_DEVICE float round_even(float x) {

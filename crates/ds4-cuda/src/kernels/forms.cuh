@@ -8,6 +8,10 @@ DS4_DEVICE u32 two_halves(float v) {
     return hi | u32(float_to_half(v - half_to_float(hi))) << 16;
 }
 
+/// Where the code of column `column` is among the turned ones: within a group of 32, the first halves of the four octets come before the
+/// second ones, so that a matrix instruction's lane t has its codes in the order in which it has the weights (`weights.cuh`).
+DS4_DEVICE u32 turned_place(u32 column) { return column / 32 * 32 + column % 8 / 4 * 16 + column % 32 / 8 * 4 + column % 4; }
+
 /// Writes the forms of 32 consecutive values of a row, one per lane of a warp. `column`: of this lane.
 DS4_DEVICE void emit_forms(const Rows &x, u32 row, u32 column, float v, bool integers, bool halves) {
     u64 at = u64(row) * x.blocks * 256 + column;
@@ -25,7 +29,7 @@ DS4_DEVICE void emit_forms(const Rows &x, u32 row, u32 column, float v, bool int
         int sum = code;
         for (int mask = 8; mask > 0; mask /= 2) sum += shuffle_xor(sum, mask);
         ptr<i8>(x.q)[at] = i8(code);
-        if (x.wide != 0) ptr<u16>(x.wide)[at] = float_to_half(float(code));
+        if (x.turned != 0) ptr<i8>(x.turned)[at - column + turned_place(column)] = i8(code);
         if (column % 32 == 0) ptr<float>(x.d)[at / 32] = d;
         if (column % 16 == 0) ptr<u32>(x.s)[at / 16] = two_halves(d * float(sum));
     }
@@ -63,10 +67,9 @@ DS4_DEVICE void emit_eight(const Rows &x, u64 at, const float (&v)[8], bool inte
     sum += shuffle_xor(sum, 1);
     if (!write) return;
     *reinterpret_cast<uint2 *>(ptr<i8>(x.q) + at) = {codes[0], codes[1]};
-    if (x.wide != 0) {
-        uint4 wide;
-        bytes_to_halves(codes[0], wide.x, wide.y), bytes_to_halves(codes[1], wide.z, wide.w);
-        *reinterpret_cast<uint4 *>(ptr<u16>(x.wide) + at) = wide;
+    if (x.turned != 0) {
+        u32 *to = ptr<u32>(x.turned) + at / 32 * 8 + at % 32 / 8;
+        to[0] = codes[0], to[4] = codes[1];
     }
     if (at % 32 == 0) ptr<float>(x.d)[at / 32] = d;
     if (at % 16 == 0) ptr<u32>(x.s)[at / 16] = two_halves(d * float(sum));

@@ -1,4 +1,4 @@
-// What both kernels for dense products of large batches share: 128 rows of a matrix times 128 columns per block, the place of a
+// What kernels for dense products of large batches share: 128 rows of a matrix times 128 columns per block, the place of a
 // block in its launch, and float16 weights.
 #pragma once
 #include "tile.cuh"

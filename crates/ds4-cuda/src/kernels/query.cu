@@ -2,6 +2,7 @@
 #include "rounding.cuh"
 
 struct QueryParams {
+    /// Without `lo` only float16 are written: attention of large batches reads nothing else.
     u64 query, hi, lo, index_query, index_codes, index_scales, angles;
     u32 heads, dim, rope, index_heads, index_dim, pairs, kind, exact;
     float eps;
@@ -36,11 +37,11 @@ DS4_DEVICE void attention_head(const QueryParams &p, u32 row, u32 head) {
                 float2 a = angles[(channel - (p.dim - p.rope)) / 2];
                 r = {r.x * a.x - r.y * a.y, r.x * a.y + r.y * a.x};
             }
-            q[j * 32 + lane] = r;
+            if (p.lo != 0) q[j * 32 + lane] = r;
         }
         u16 h0 = float_to_half(r.x), h1 = float_to_half(r.y);
         ptr<u32>(p.hi + at * 2)[j * 32 + lane] = h0 | u32(h1) << 16;
-        ptr<u32>(p.lo + at * 2)[j * 32 + lane] = pack_halves(r.x - half_to_float(h0), r.y - half_to_float(h1));
+        if (p.lo != 0) ptr<u32>(p.lo + at * 2)[j * 32 + lane] = pack_halves(r.x - half_to_float(h0), r.y - half_to_float(h1));
     }
 }
 
