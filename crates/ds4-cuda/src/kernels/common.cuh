@@ -174,7 +174,11 @@ DS4_DEVICE u32 byte_perm(u32 a, u32 b, u32 selector) {
 #ifdef DS4_EMULATION
     u64 both = (u64(b) << 32) | a;
     u32 out = 0;
-    for (int i = 0; i < 4; i++) out |= u32(both >> (8 * ((selector >> (4 * i)) & 7)) & 0xFF) << (8 * i);
+    for (int i = 0; i < 4; i++) {
+        u32 byte = u32(both >> (8 * ((selector >> (4 * i)) & 7)) & 0xFF);
+        if (selector >> (4 * i) & 8) byte = byte & 0x80 ? 0xFF : 0;
+        out |= byte << (8 * i);
+    }
     return out;
 #else
     // Not the function of this name, which masks the selector.
@@ -246,6 +250,26 @@ DS4_DEVICE u32 mul_halves(u32 a, u32 b) {
     asm("mul.rn.f16x2 %0, %1, %2;" : "=r"(out) : "r"(a), "r"(b));
     return out;
 #endif
+}
+
+/// Sums of both halves.
+DS4_DEVICE u32 add_halves(u32 a, u32 b) {
+#ifdef DS4_EMULATION
+    return pack_halves(half_to_float(u16(a)) + half_to_float(u16(b)),
+                       half_to_float(u16(a >> 16)) + half_to_float(u16(b >> 16)));
+#else
+    u32 out;
+    asm("add.rn.f16x2 %0, %1, %2;" : "=r"(out) : "r"(a), "r"(b));
+    return out;
+#endif
+}
+
+/// Four int8 as float16: elements 0 and 1, 2 and 3.
+DS4_DEVICE void bytes_to_halves(u32 bytes, u32 &low, u32 &high) {
+    // Under the exponent of 1024 a byte is itself, plus 1024; of the sum with 128 too much, 1152 are taken away.
+    bytes ^= 0x80808080u;
+    low = add_halves(byte_perm(bytes, 0x64646464u, 0x4140), 0xE480E480u);
+    high = add_halves(byte_perm(bytes, 0x64646464u, 0x4342), 0xE480E480u);
 }
 
 DS4_DEVICE float round_even(float x) {

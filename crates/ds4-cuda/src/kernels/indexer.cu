@@ -18,14 +18,23 @@ DS4_DEVICE const u8 *index_row(const IndexParams &p, const u64 *pages, u32 key) 
            u64(key % p.place.rows_per_page) * p.format.index_stride;
 }
 
-/// Rounded rows: integer products of doubled E2M1 values, exact, times both scales. Up to 64 heads of 128 channels. A warp keeps the
-/// row's queries in registers for all its keys.
+/// Four E2M1 codes, the low nibbles first, as doubled values in float16: two each. Their low bytes are zero.
+DS4_DEVICE void e2m1_halves(u32 codes, u32 &low, u32 &high) {
+    u32 upper = byte_perm(0x42403C00u, 0x4A484644u, codes & 0x7777u);
+    // 0xFF where a code's sign is set, else 0x80.
+    u32 signs = byte_perm(0x80808080u, 0x80808080u, codes);
+    upper |= signs << 7 & 0x80808080u;
+    low = byte_perm(upper, 0, 0x1404), high = byte_perm(upper, 0, 0x3424);
+}
+
+/// Rounded rows: products of doubled E2M1 values, exact as float16 with float32 sums, times both scales. Up to 64 heads of 128 channels. A
+/// warp keeps the row's queries in registers for all its keys.
 DS4_DEVICE void score_packed(const IndexParams &p, u32 row, u32 visible, const u64 *pages) {
     u32 warp = threadIdx.x / 32, lane = threadIdx.x % 32, g = lane / 4, t = lane % 4;
     const u8 *codes = ptr<const u8>(p.codes) + u64(row) * p.heads * 128;
     const float *scales = ptr<const float>(p.code_scales) + u64(row) * p.heads * 4;
     const float *weights = ptr<const float>(p.head_weights) + u64(row) * p.heads;
-    u32 a[kHeadTiles][4][4];
+    u32 a[kHeadTiles][4][8];
     float scale[kHeadTiles][4][2], weight[kHeadTiles][2];
 #pragma unroll
     for (int m = 0; m < kHeadTiles; m++)
@@ -36,22 +45,18 @@ DS4_DEVICE void score_packed(const IndexParams &p, u32 row, u32 visible, const u
 #pragma unroll
             for (int i = 0; i < 4; i++) {
                 uint2 q = load<uint2>(codes + inside * 128 + i * 32 + t * 8);
-                a[m][i][k] = q.x, a[m][i][2 + k] = q.y;
+                bytes_to_halves(q.x, a[m][i][k], a[m][i][2 + k]), bytes_to_halves(q.y, a[m][i][4 + k], a[m][i][6 + k]);
                 scale[m][i][k] = scales[inside * 4 + i];
             }
         }
     u32 end = min_u(visible, (blockIdx.x + 1) * p.keys);
     for (u32 first = blockIdx.x * p.keys + warp * 8; first < end; first += 64) {
         const u8 *key = index_row(p, pages, min_u(first + g, visible - 1));
-        u32 b[4][2];
+        u32 b[4][4];
 #pragma unroll
         for (int i = 0; i < 4; i++) {
             u32 word = load<u32>(key + i * 16 + t * 4);
-            // Byte k holds channels 2k and 2k + 1.
-            u32 low = (word & 0xFu) | (word << 4 & 0xF00u) | (word << 8 & 0xF0000u) | (word << 12 & 0xF000000u);
-            u32 up = word >> 16;
-            u32 high = (up & 0xFu) | (up << 4 & 0xF00u) | (up << 8 & 0xF0000u) | (up << 12 & 0xF000000u);
-            b[i][0] = e2m1_doubled(low), b[i][1] = e2m1_doubled(high);
+            e2m1_halves(word, b[i][0], b[i][1]), e2m1_halves(word >> 16, b[i][2], b[i][3]);
         }
         const u8 *even = index_row(p, pages, min_u(first + 2 * t, visible - 1));
         const u8 *odd = index_row(p, pages, min_u(first + 2 * t + 1, visible - 1));
@@ -69,11 +74,13 @@ DS4_DEVICE void score_packed(const IndexParams &p, u32 row, u32 visible, const u
             float acc[4] = {};
 #pragma unroll
             for (int i = 0; i < 4; i++) {
-                int c[4] = {kMagicInt, kMagicInt, kMagicInt, kMagicInt};
-                mma_s8(c, a[m][i], b[i]);
+                float c[4] = {};
+                const u32(&q)[8] = a[m][i];
+                mma_f16(c, q[0], q[1], q[2], q[3], b[i][0], b[i][1]);
+                mma_f16(c, q[4], q[5], q[6], q[7], b[i][2], b[i][3]);
                 float s0 = scale[m][i][0], s1 = scale[m][i][1];
-                acc[0] = fmaf(magic_sum(c[0]), s0 * k0[i], acc[0]), acc[1] = fmaf(magic_sum(c[1]), s0 * k1[i], acc[1]);
-                acc[2] = fmaf(magic_sum(c[2]), s1 * k0[i], acc[2]), acc[3] = fmaf(magic_sum(c[3]), s1 * k1[i], acc[3]);
+                acc[0] = fmaf(c[0], s0 * k0[i], acc[0]), acc[1] = fmaf(c[1], s0 * k1[i], acc[1]);
+                acc[2] = fmaf(c[2], s1 * k0[i], acc[2]), acc[3] = fmaf(c[3], s1 * k1[i], acc[3]);
             }
             sum0 = fmaf(weight[m][0], fmaxf(acc[0], 0.0f), sum0), sum0 = fmaf(weight[m][1], fmaxf(acc[2], 0.0f), sum0);
             sum1 = fmaf(weight[m][0], fmaxf(acc[1], 0.0f), sum1), sum1 = fmaf(weight[m][1], fmaxf(acc[3], 0.0f), sum1);
