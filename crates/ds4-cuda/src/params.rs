@@ -36,6 +36,11 @@ params! {
     }
     Repack { from: u64, to: Weight, row_bytes: u64, slab: u32, pad: u32 }
     Embed { table: u64, rows: u64, streams: u64, ty: u32, n_embd: u32, hc: u32, row_bytes: u32 }
+    /// What sampling needs of rows of logits.
+    Digest {
+        logits: u64, requests: u64, keys: u64, sums: u64, counts: u64, found: u64, candidates: u64,
+        n_vocab: u32, blocks: u32, most: u32, pad: u32,
+    }
     Angles { rows: u64, frequencies: u64, angles: u64, pairs: u32, pad: u32 }
     HyperProject {
         streams: u64, output: u64, post: u64, comb: u64, project: u64, sums: u64, row_list: u64,

@@ -1,14 +1,17 @@
 //! One accepted request, from the queue to its last event.
 
+use std::ops::Range;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use ds4_chat::tokenizer::Tokenizer;
+use ds4_model::ModelError;
+use ds4_model::logits::{Digest, DigestRequest};
 
 use crate::event::{Event, EventSink, FinishReason, Finished, Prefill, Started, Timings, Token, Usage};
 use crate::generation::CancelHandle;
 use crate::inbox::Permit;
-use crate::sampling::{Directive, Flow, Guide, SampleError, Sampler};
+use crate::sampling::{Directive, Flow, Guide, Sampler};
 use crate::text::TextStream;
 use crate::{GenerationError, Request, StopMatcher};
 
@@ -42,6 +45,18 @@ pub(crate) struct Job {
     first_token: Option<Instant>,
     /// `None` once it has finished.
     permit: Option<Permit>,
+}
+
+/// One row of logits, as far as it is on the host.
+pub(crate) struct RowLogits<'a> {
+    /// Tokens of the vocabulary.
+    pub(crate) n_vocab: usize,
+    /// The row, if it is here. [n_vocab]
+    pub(crate) whole: Option<&'a [f32]>,
+    /// What [`Job::digest_request`] asked for, if it did and the backend has such.
+    pub(crate) digest: Option<&'a Digest>,
+    /// Reads a range of the row.
+    pub(crate) read: &'a mut dyn FnMut(Range<usize>) -> Result<Vec<f32>, ModelError>,
 }
 
 /// What a job needs beside its request.
@@ -182,10 +197,33 @@ impl Job {
         self.send(Event::Prefill(Prefill { done, total, reused }));
     }
 
-    /// Samples the next token. Returns why the job is done, if it is. logits: [n_vocab].
-    pub(crate) fn sample(&mut self, logits: &[f32]) -> Result<Option<FinishReason>, SampleError> {
+    /// The digest of row number `row` of the step's logits that may do for the next token; `None` if the row itself is needed.
+    pub(crate) fn digest_request(&mut self, row: usize) -> Option<DigestRequest> {
         let directive = self.guide.as_mut().map_or(Directive::default(), |guide| guide.directive());
-        let sampled = self.sampler.sample(logits, &directive)?;
+        self.sampler.digest_request(row, &directive)
+    }
+
+    /// Samples the next token. Returns why the job is done, if it is.
+    ///
+    /// # Errors
+    /// Logits that allow no token; a failing device.
+    pub(crate) fn sample(&mut self, logits: RowLogits<'_>) -> Result<Option<FinishReason>, GenerationError> {
+        let directive = self.guide.as_mut().map_or(Directive::default(), |guide| guide.directive());
+        let failed = |error| GenerationError::Backend(Arc::new(error));
+        let from_digest = match logits.digest {
+            Some(digest) => {
+                self.sampler.sample_from(digest, &directive, logits.n_vocab, &mut *logits.read).map_err(failed)?
+            }
+            None => None,
+        };
+        let sampled = match (from_digest, logits.whole) {
+            (Some(sampled), _) => sampled,
+            (None, Some(whole)) => self.sampler.sample(whole, &directive)?,
+            (None, None) => {
+                let whole = (logits.read)(0..logits.n_vocab).map_err(failed)?;
+                self.sampler.sample(&whole, &directive)?
+            }
+        };
         let id = sampled.token;
         self.tokens.push(id);
         self.first_token.get_or_insert_with(Instant::now);

@@ -2,7 +2,8 @@
 
 use std::collections::BTreeMap;
 
-use ds4_engine::sampling::{Directive, SampleError, Sampler, SamplingParams, TokenMask};
+use ds4_engine::sampling::{Directive, SampleError, Sampled, Sampler, SamplingParams, TokenMask};
+use ds4_model::logits::{Digest, MOST_BANNED};
 use proptest::prelude::*;
 
 const FREE: Directive<'static> = Directive { forced: None, allowed: None, banned: &[], greedy: false };
@@ -209,7 +210,83 @@ fn logprobs_are_the_models_own_distribution() {
     assert_eq!(sampler(&silent).sample(&logits, &FREE).expect("a token").logprobs, None);
 }
 
+/// What a sampler takes that sees the row only through its digest; `None` if it asks for the row.
+fn from_digest(sampler: &mut Sampler, logits: &[f32], directive: &Directive<'_>) -> Option<Sampled> {
+    let request = sampler.digest_request(0, directive)?;
+    let digest = Digest::of(logits, &request);
+    sampler
+        .sample_from(&digest, directive, logits.len(), |tokens| {
+            assert!(tokens.len() <= 256, "a part of the row, not {tokens:?}");
+            Ok(logits[tokens].to_vec())
+        })
+        .expect("a row that can be read")
+}
+
+#[test]
+fn usual_parameters_and_logits_need_digests_only() {
+    // As sharp as a model's usually are.
+    let logits: Vec<f32> =
+        (0..129_280_u32).map(|i| -3.0 * f32::ln(1.0 + (i.wrapping_mul(2_654_435_761) >> 12) as f32 / 8.0)).collect();
+    let usual = [
+        SamplingParams::default(),
+        SamplingParams::greedy(),
+        plain(),
+        SamplingParams { top_p: 0.95, temperature: 0.6, ..plain() },
+        SamplingParams { top_k: 40, top_p: 0.9, ..plain() },
+    ];
+    for params in usual {
+        let (mut sampler, mut whole) = (sampler(&params), sampler(&params));
+        for step in 0..20 {
+            let directive = Directive { banned: if step % 2 == 0 { &[] } else { &[0, 77] }, ..FREE };
+            let found = from_digest(&mut sampler, &logits, &directive);
+            assert_eq!(found, whole.sample(&logits, &directive).ok(), "{params:?}, step {step}");
+        }
+    }
+}
+
+#[test]
+fn what_a_digest_cannot_know_asks_for_the_row() {
+    let none =
+        |params: &SamplingParams, directive: &Directive<'_>| sampler(params).digest_request(0, directive).is_none();
+    let mask = TokenMask::none(4);
+    assert!(none(&plain(), &Directive { allowed: Some(&mask), ..FREE }));
+    assert!(none(&plain(), &Directive { forced: Some(1), ..FREE }));
+    assert!(none(&plain(), &Directive { banned: &[1; MOST_BANNED + 1], ..FREE }));
+    assert!(none(&SamplingParams { logprobs: Some(0), ..plain() }, &FREE));
+    assert!(none(&SamplingParams { frequency_penalty: 0.5, ..plain() }, &FREE));
+    assert!(none(&SamplingParams { logit_bias: BTreeMap::from([(1, 2.0)]), ..plain() }, &FREE));
+    // Nothing to take: the row says why.
+    assert_eq!(from_digest(&mut sampler(&plain()), &[f32::NAN; 3], &FREE), None);
+}
+
 proptest! {
+    #[test]
+    fn digests_give_the_tokens_that_rows_give(
+        // Few distinct values: ties are where selections go wrong.
+        logits in prop::collection::vec(prop_oneof![
+            6 => (-40_i8..40).prop_map(|step| f32::from(step) / 8.0),
+            1 => Just(f32::NEG_INFINITY),
+            1 => Just(f32::NAN),
+            1 => -50.0_f32..5.0,
+        ], 1..1500),
+        temperature in prop_oneof![Just(0.0_f32), Just(1.0), 0.05_f32..2.0],
+        top_k in prop_oneof![2 => Just(0_u32), 1 => 1_u32..40, 1 => 1_u32..2000],
+        top_p in prop_oneof![Just(1.0), 0.01_f32..1.0],
+        min_p in prop_oneof![Just(0.0), Just(0.05), 0.0_f32..=1.0],
+        seed in any::<u64>(),
+        banned in prop::collection::vec(0_u32..1600, 0..MOST_BANNED + 2),
+    ) {
+        let params = SamplingParams { temperature, top_k, top_p, min_p, seed: Some(seed), ..plain() };
+        let (mut whole, mut through) = (Sampler::new(&params, &[], 0), Sampler::new(&params, &[], 0));
+        for step in 0..6 {
+            let banned = if step % 3 == 2 { banned.as_slice() } else { &[] };
+            let directive = Directive { banned, greedy: step == 1, ..FREE };
+            let found = from_digest(&mut through, &logits, &directive).map(Ok);
+            let found = found.unwrap_or_else(|| through.sample(&logits, &directive));
+            prop_assert_eq!(found, whole.sample(&logits, &directive));
+        }
+    }
+
     /// Any bit pattern is a logit; a token of -∞ or NaN never comes.
     #[test]
     fn no_logits_make_it_panic(

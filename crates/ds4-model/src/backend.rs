@@ -2,6 +2,7 @@
 
 use std::ops::Range;
 
+use crate::logits::{Digest, DigestRequest};
 use crate::numerics::Numerics;
 use crate::state::{SequenceState, StateParts};
 use crate::{Model, ModelError, Rows, Sequence};
@@ -144,6 +145,21 @@ pub trait Backend {
 
     /// Copies a buffer out. For logits and tests.
     fn read(&self, buffer: Buffer) -> Result<Vec<f32>, ModelError>;
+
+    /// What sampling needs of rows of `Logits`, one digest per request ([`Digest::of`], bit for bit), computed where the logits are.
+    /// `None`, whatever is asked for: they are as near to the host as digests would be.
+    fn digest(&mut self, _requests: &[DigestRequest]) -> Result<Option<Vec<Digest>>, ModelError> {
+        Ok(None)
+    }
+
+    /// A part of one row of `Logits`: `row` counts the rows that have logits, `tokens` lie within the vocabulary.
+    fn read_logits(&mut self, row: usize, tokens: Range<usize>) -> Result<Vec<f32>, ModelError> {
+        let first = row * self.model().config().n_vocab;
+        let all = self.read(Buffer::Logits)?;
+        let part = all.get(first + tokens.start..first + tokens.end);
+        let missing = || ModelError::Device(format!("the backend gave {} logits, too few for row {row}", all.len()));
+        part.map(<[f32]>::to_vec).ok_or_else(missing)
+    }
 
     /// Overwrites a buffer. For tests.
     fn write(&mut self, buffer: Buffer, values: &[f32]) -> Result<(), ModelError>;

@@ -7,6 +7,7 @@
 
 use std::sync::Arc;
 
+use crate::logits::{Digest, DigestRequest, DrawRequest, softmax};
 use crate::reference::ReferenceBackend;
 use crate::rows::Wanted;
 use crate::state::{OVERLAPPING_RATIO, SequenceState};
@@ -170,6 +171,7 @@ fn compare<B: Backend>(
     }
     judge.both(|b| b.head(rows), |r| r.head(rows))?;
     judge.values("head", config.n_layer, Buffer::Logits, int8(EXACT))?;
+    judge.digests(config.n_layer, config.n_vocab)?;
 
     let mut found = judge.found;
     for span in rows.spans() {
@@ -206,6 +208,35 @@ impl<B: Backend> Judge<'_, B> {
         let (theirs, ours) = (self.backend.read(buffer)?, self.reference.read(buffer)?);
         note(&mut self.found, operation, format!("{buffer:?}"), layer, relative_rms(&theirs, &ours), bound);
         self.backend.write(buffer, &ours)
+    }
+
+    /// Digests of logits must be those of the definition to the bit: of the model's, which may tie nowhere, and of some that do, and
+    /// that no model should give.
+    fn digests(&mut self, layer: usize, n_vocab: usize) -> Result<(), ModelError> {
+        let plain = self.reference.read(Buffer::Logits)?;
+        let mut odd: Vec<f32> = plain.iter().map(|logit| (logit * 4.0).round() / 4.0).collect();
+        let largest = odd.iter().copied().fold(f32::MIN, f32::max);
+        for (i, value) in [f32::NAN, f32::INFINITY, f32::NEG_INFINITY, -0.0, largest].into_iter().enumerate() {
+            odd[(i * 37 + 3) % n_vocab] = value;
+        }
+        let draw = |temperature, below| Some(DrawRequest { temperature, below });
+        let draws = [None, draw(1.0, 2.5), draw(0.3, 0.0), draw(2.0, f32::MAX), draw(1e-30, 1.0)];
+        let mut wrong = 0;
+        for logits in [&plain, &odd] {
+            self.backend.write(Buffer::Logits, logits)?;
+            for (row, logits) in logits.chunks(n_vocab).enumerate() {
+                let (likeliest, _) = softmax::largest(logits).unwrap_or((0, 0.0));
+                for banned in [&[][..], &[likeliest, n_vocab as u32 - 1]] {
+                    let requests: Vec<_> = draws.iter().map(|&draw| DigestRequest::new(row, banned, draw)).collect();
+                    let requests: Vec<_> = requests.into_iter().flatten().collect();
+                    let Some(found) = self.backend.digest(&requests)? else { return Ok(()) };
+                    let right = |(i, request)| found.get(i) == Some(&Digest::of(logits, request));
+                    wrong += requests.iter().enumerate().filter(|&pair| !right(pair)).count();
+                }
+            }
+        }
+        note(&mut self.found, "head", "digests".to_owned(), layer, wrong as f64, 0.0);
+        self.backend.write(Buffer::Logits, &plain)
     }
 
     fn choices(&mut self, layer: usize, used: usize) -> Result<(), ModelError> {

@@ -15,6 +15,7 @@ pub mod conformance;
 pub mod cost;
 mod error;
 pub mod forward;
+pub mod logits;
 pub mod model;
 pub mod numerics;
 pub mod profile;

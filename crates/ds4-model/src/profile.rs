@@ -1,8 +1,10 @@
 //! Where the time of forward passes goes, operation by operation.
 
 use std::collections::BTreeMap;
+use std::ops::Range;
 use std::time::{Duration, Instant};
 
+use crate::logits::{Digest, DigestRequest};
 use crate::{Backend, Buffer, Model, ModelError, Numerics, Rows, Sequence, Sublayer};
 
 /// A backend that measures how long each operation of another takes, from the call to its return.
@@ -133,6 +135,14 @@ impl<B: Backend> Backend for Profiled<'_, B> {
 
     fn read(&self, buffer: Buffer) -> Result<Vec<f32>, ModelError> {
         self.backend.read(buffer)
+    }
+
+    fn digest(&mut self, requests: &[DigestRequest]) -> Result<Option<Vec<Digest>>, ModelError> {
+        self.time("digest", |b| b.digest(requests))
+    }
+
+    fn read_logits(&mut self, row: usize, tokens: Range<usize>) -> Result<Vec<f32>, ModelError> {
+        self.backend.read_logits(row, tokens)
     }
 
     fn write(&mut self, buffer: Buffer, values: &[f32]) -> Result<(), ModelError> {

@@ -7,6 +7,7 @@ use bytemuck::Zeroable;
 use ds4_model::{Buffer, KvPrecision, Model, Numerics, Rows, Sublayer};
 
 use super::Needs;
+use super::digest::DigestSpace;
 use super::hyper::Merged;
 use super::workspace::{HeadSpace, Scratch, Workspace};
 use crate::cache::{CacheLayout, Held};
@@ -67,6 +68,7 @@ pub(super) struct Executor {
     pub work: Workspace,
     pub head: HeadSpace,
     pub scratch: Scratch,
+    pub digests: DigestSpace,
     pub batch: Batch,
     /// Layer of the last attention input: its compressor features' width is that of the buffers.
     layer: usize,
@@ -102,6 +104,7 @@ impl Executor {
             work: Workspace::new(device, config, &layout, needs, 8)?,
             head: HeadSpace::new(device, config, needs, 8)?,
             scratch: Scratch::new(device)?,
+            digests: DigestSpace::new(device)?,
             device: Arc::clone(device),
             model: Arc::clone(model),
             tensors,

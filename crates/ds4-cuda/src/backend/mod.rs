@@ -5,6 +5,7 @@
 //! does not depend on them.
 
 mod attention;
+mod digest;
 mod executor;
 mod experts;
 mod hyper;
@@ -15,6 +16,7 @@ use std::cell::RefCell;
 use std::ops::Range;
 use std::sync::Arc;
 
+use ds4_model::logits::{Digest, DigestRequest};
 use ds4_model::rope::Frequencies;
 use ds4_model::state::StateParts;
 use ds4_model::{
@@ -279,6 +281,14 @@ impl Backend for CudaBackend {
 
     fn read(&self, buffer: Buffer) -> Result<Vec<f32>, ModelError> {
         Ok(self.executor.borrow_mut().read(buffer)?)
+    }
+
+    fn digest(&mut self, requests: &[DigestRequest]) -> Result<Option<Vec<Digest>>, ModelError> {
+        Ok(Some(self.executor.get_mut().digest(requests)?))
+    }
+
+    fn read_logits(&mut self, row: usize, tokens: Range<usize>) -> Result<Vec<f32>, ModelError> {
+        Ok(self.executor.get_mut().read_logits(row, tokens)?)
     }
 
     fn write(&mut self, buffer: Buffer, values: &[f32]) -> Result<(), ModelError> {

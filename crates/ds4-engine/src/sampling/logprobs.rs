@@ -1,6 +1,7 @@
 //! Log-probabilities of the model's own distribution.
 
-use super::softmax::Softmax;
+use ds4_model::logits::Softmax;
+
 use super::truncation::rank;
 
 /// Most tokens whose log-probabilities can be asked for beside the sampled one.

@@ -18,7 +18,7 @@
 //! client then compares like with like whatever it asked to be sampled, and a greedy answer has meaningful values, too.
 //!
 //! Given the same logits, a seed gives the same tokens on every machine: the random numbers are ChaCha's, the
-//! exponential function is our own ([`softmax`]), and sums have one order.
+//! exponential function is our own ([`ds4_model::logits::softmax`]), and sums have one order.
 
 mod directive;
 mod logprobs;
@@ -26,7 +26,6 @@ mod params;
 mod penalties;
 mod random;
 mod sampler;
-mod softmax;
 mod token_mask;
 mod truncation;
 

@@ -56,16 +56,21 @@ impl Penalties {
             for &token in only_prompt.chain(self.sampled.keys()) {
                 if let Some(logit) = logits.get_mut(token as usize) {
                     let scaled = if *logit > 0.0 { *logit / self.repetition } else { *logit * self.repetition };
-                    *logit = scaled.min(f32::MAX);
+                    *logit = within(*logit, scaled);
                 }
             }
         }
         for (&token, &count) in &self.sampled {
             if let Some(logit) = logits.get_mut(token as usize) {
-                *logit = (*logit - (self.frequency * count as f32 + self.presence)).min(f32::MAX);
+                *logit = within(*logit, *logit - (self.frequency * count as f32 + self.presence));
             }
         }
     }
+}
+
+/// A penalized logit as a number: however large the penalty, what the model allows stays possible.
+fn within(before: f32, after: f32) -> f32 {
+    if before == f32::NEG_INFINITY { before } else { after.clamp(f32::MIN, f32::MAX) }
 }
 
 #[cfg(test)]
@@ -99,5 +104,16 @@ mod tests {
         let params = SamplingParams { repetition_penalty: 1e-40, ..SamplingParams::default() };
         let logits = penalized(params, &[0, 9], &[77]);
         assert_eq!(logits[0], f32::MAX);
+    }
+
+    /// Penalties that overflowed once left no token at all.
+    #[test]
+    fn no_penalty_makes_a_token_impossible() {
+        let params = SamplingParams { repetition_penalty: 2.0, frequency_penalty: 2.0, ..SamplingParams::default() };
+        let mut penalties = Penalties::new(&params, &[0]);
+        penalties.accept(1);
+        let mut logits = [-3e38, -3e38, f32::NEG_INFINITY];
+        penalties.apply(&mut logits);
+        assert_eq!(logits, [f32::MIN, f32::MIN, f32::NEG_INFINITY]);
     }
 }

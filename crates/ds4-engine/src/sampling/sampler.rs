@@ -1,9 +1,14 @@
 //! The sampler of one generation.
 
+use std::ops::Range;
+
+use ds4_model::ModelError;
+use ds4_model::logits::softmax::{copy_sane, largest};
+use ds4_model::logits::{BLOCK, Digest, DigestRequest, DrawRequest, Softmax};
+
 use super::logprobs::{Distribution, TokenLogprobs};
 use super::penalties::Penalties;
 use super::random::RandomStream;
-use super::softmax::{BLOCK, Softmax, copy_sane, largest};
 use super::truncation::{Candidate, Truncation};
 use super::{Directive, SamplingParams};
 
@@ -161,10 +166,77 @@ impl Sampler {
                 reach(inside, rest).map_or(likeliest, |(index, _)| (first + index) as u32)
             }));
         }
-        self.truncation.select(&self.work, max, &mut self.candidates);
+        self.truncation.select(self.work.as_slice(), max, &mut self.candidates);
+        Ok(self.draw_candidate(softmax, unit).unwrap_or(likeliest))
+    }
+
+    /// Draws one of the candidates.
+    fn draw_candidate(&mut self, softmax: Softmax, unit: f64) -> Option<u32> {
         self.weights.clear();
         self.weights.extend(self.candidates.iter().map(|&(_, logit)| f64::from(softmax.weight(logit))));
-        Ok(draw(&self.weights, unit).map_or(likeliest, |(index, _)| self.candidates[index].0))
+        draw(&self.weights, unit).map(|(index, _)| self.candidates[index].0)
+    }
+
+    /// The digest of row number `row` by which [`sample_from`](Self::sample_from) can probably do without the row; `None` if it cannot.
+    pub fn digest_request(&self, row: usize, directive: &Directive<'_>) -> Option<DigestRequest> {
+        let untouched = self.bias.is_empty() && self.penalties.is_off() && self.logprobs.is_none();
+        if !untouched || directive.forced.is_some() || directive.allowed.is_some() {
+            return None;
+        }
+        let temperature = self.truncation.temperature as f32;
+        let draw = (!directive.greedy && temperature > 0.0).then(|| {
+            // Rounded, and the subtraction from the largest logit will be, too: a little more.
+            let below = self.truncation.reach() * self.truncation.temperature * 1.01;
+            DrawRequest { temperature, below: if self.truncation.is_off() { 0.0 } else { below as f32 } }
+        });
+        DigestRequest::new(row, directive.banned, draw)
+    }
+
+    /// Samples the next token from what [`digest_request`](Self::digest_request) asked for, and counts it: the token that
+    /// [`sample`](Self::sample) takes from the whole row, which is not looked at beyond what `read` is asked for, a range of
+    /// tokens.
+    ///
+    /// `None`, with nothing changed, if the digest is not enough: the whole row is needed.
+    ///
+    /// # Errors
+    /// Those of `read`.
+    pub fn sample_from(
+        &mut self,
+        digest: &Digest,
+        directive: &Directive<'_>,
+        n_vocab: usize,
+        read: impl FnOnce(Range<usize>) -> Result<Vec<f32>, ModelError>,
+    ) -> Result<Option<Sampled>, ModelError> {
+        // Why there is nothing to take is for the whole row to say.
+        let Some((likeliest, max)) = digest.likeliest else { return Ok(None) };
+        let mut random = self.random.clone();
+        let unit = random.next_unit();
+        let softmax = Softmax::new(max, self.truncation.temperature);
+        let token = if directive.greedy || self.truncation.temperature == 0.0 {
+            likeliest
+        } else if self.truncation.is_off() {
+            match draw(&digest.block_sums, unit) {
+                None => likeliest,
+                Some((block, rest)) => {
+                    let first = block * BLOCK;
+                    copy_sane(&read(first..n_vocab.min(first + BLOCK))?, &mut self.work);
+                    for &token in directive.banned {
+                        if let Some(logit) = (token as usize).checked_sub(first).and_then(|at| self.work.get_mut(at)) {
+                            *logit = f32::NEG_INFINITY;
+                        }
+                    }
+                    let inside = self.work.iter().map(|&logit| f64::from(softmax.weight(logit)));
+                    reach(inside, rest).map_or(likeliest, |(index, _)| (first + index) as u32)
+                }
+            }
+        } else if self.truncation.select(digest, max, &mut self.candidates) {
+            self.draw_candidate(softmax, unit).unwrap_or(likeliest)
+        } else {
+            return Ok(None);
+        };
+        self.random = random;
+        self.penalties.accept(token);
+        Ok(Some(Sampled { token, logprobs: None }))
     }
 }
 

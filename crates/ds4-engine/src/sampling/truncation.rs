@@ -2,7 +2,7 @@
 
 use std::cmp::Ordering;
 
-use super::softmax::Softmax;
+use ds4_model::logits::{Digest, Softmax};
 
 /// A token and its logit.
 pub(super) type Candidate = (u32, f32);
@@ -12,6 +12,40 @@ pub(super) type Candidate = (u32, f32);
 /// Total, because logits here are never NaN.
 pub(super) fn rank(a: &Candidate, b: &Candidate) -> Ordering {
     b.1.partial_cmp(&a.1).unwrap_or(Ordering::Equal).then(a.0.cmp(&b.0))
+}
+
+/// Where candidates are found: a row of logits, or a digest of one.
+pub(super) trait Tokens {
+    /// Fills `candidates` with the tokens whose logits are at least `lowest` and above -∞, in order of their ids; false if not all of
+    /// them are known.
+    fn gather(&self, lowest: f64, candidates: &mut Vec<Candidate>) -> bool;
+
+    /// The weights of all tokens, in the order in which blocks of logits are summed.
+    fn weight(&self, softmax: Softmax) -> f64;
+}
+
+impl Tokens for [f32] {
+    fn gather(&self, lowest: f64, candidates: &mut Vec<Candidate>) -> bool {
+        gather(self, lowest, candidates);
+        true
+    }
+
+    fn weight(&self, softmax: Softmax) -> f64 {
+        softmax.sum(self)
+    }
+}
+
+impl Tokens for Digest {
+    fn gather(&self, lowest: f64, candidates: &mut Vec<Candidate>) -> bool {
+        candidates.clear();
+        candidates.extend(self.candidates.iter().filter(|&&(_, logit)| f64::from(logit) >= lowest));
+        f64::from(self.lowest) <= lowest
+    }
+
+    /// By the temperature that the digest was asked for.
+    fn weight(&self, _: Softmax) -> f64 {
+        self.block_sums.iter().sum()
+    }
 }
 
 /// The truncations of a request.
@@ -30,16 +64,19 @@ impl Truncation {
         self.top_k == 0 && self.top_p >= 1.0 && self.min_p == 0.0
     }
 
-    /// Fills `candidates` with the tokens that pass top-k, top-p and min-p, in order of their ids.
+    /// Fills `candidates` with the tokens that pass top-k, top-p and min-p, in order of their ids; false if `tokens` does not know
+    /// enough for that.
     ///
-    /// logits: [n_vocab], no NaN, no +∞; `max` is the largest, finite. Tokens of logit -∞ never pass; the
+    /// tokens: no NaN, no +∞; `max` is the largest logit, finite. Tokens of logit -∞ never pass; the
     /// likeliest always does. Few likely tokens take linear time.
-    pub(super) fn select(&self, logits: &[f32], max: f32, candidates: &mut Vec<Candidate>) {
+    pub(super) fn select(&self, tokens: &(impl Tokens + ?Sized), max: f32, candidates: &mut Vec<Candidate>) -> bool {
         let softmax = Softmax::new(max, self.temperature);
         let by_id = |candidates: &mut Vec<Candidate>| candidates.sort_unstable_by_key(|&(token, _)| token);
         // Top-p is a share of what top-k left, so what min-p will drop has to stay for the sum.
         if self.top_k > 0 {
-            self.gather_likeliest(logits, max, candidates, |candidates| candidates.len() >= self.top_k);
+            if !self.gather_likeliest(tokens, max, candidates, |candidates| candidates.len() >= self.top_k) {
+                return false;
+            }
             if candidates.len() > self.top_k {
                 candidates.select_nth_unstable_by(self.top_k - 1, rank);
                 candidates.truncate(self.top_k);
@@ -51,15 +88,29 @@ impl Truncation {
                 keep_share(candidates, softmax, self.top_p * sum);
             }
         } else if self.top_p < 1.0 {
-            let share = self.top_p * softmax.sum(logits);
-            self.gather_likeliest(logits, max, candidates, |candidates| keep_share(candidates, softmax, share));
+            let share = self.top_p * tokens.weight(softmax);
+            if !self.gather_likeliest(tokens, max, candidates, |candidates| keep_share(candidates, softmax, share)) {
+                return false;
+            }
         } else {
-            gather(logits, self.lowest_logit(max), candidates);
-            return;
+            return tokens.gather(self.lowest_logit(max), candidates);
         }
         let lowest = self.lowest_logit(max);
         candidates.retain(|&(_, logit)| f64::from(logit) >= lowest);
         by_id(candidates);
+        true
+    }
+
+    /// How far below the likeliest logit, in temperatures, a digest should list tokens for most selections to be possible: one of
+    /// the bounds of [`gather_likeliest`](Self::gather_likeliest), or what min-p needs.
+    pub(super) fn reach(&self) -> f64 {
+        match (self.top_k, self.top_p < 1.0) {
+            // Forty tokens can be far apart, and few texts have more than a thousand so near.
+            (1.., _) => 12.0,
+            // What lies further below has hardly any weight.
+            (0, true) => 6.0,
+            (0, false) => -libm::log(self.min_p),
+        }
     }
 
     /// The lowest logit that min-p lets pass.
@@ -67,22 +118,26 @@ impl Truncation {
         if self.min_p > 0.0 { f64::from(max) + self.temperature * libm::log(self.min_p) } else { f64::NEG_INFINITY }
     }
 
-    /// Gathers all tokens above a bound, lower and lower until `enough` says so or there are no more.
+    /// Gathers all tokens above a bound, lower and lower until `enough` says so or there are no more; false if `tokens` does not know
+    /// them.
     fn gather_likeliest(
         &self,
-        logits: &[f32],
+        tokens: &(impl Tokens + ?Sized),
         max: f32,
         candidates: &mut Vec<Candidate>,
         mut enough: impl FnMut(&mut Vec<Candidate>) -> bool,
-    ) {
+    ) -> bool {
         /// How far below the likeliest, in temperatures; e^-3 and so on.
         const BOUNDS: [f64; 5] = [3.0, 6.0, 12.0, 24.0, f64::INFINITY];
         for bound in BOUNDS {
-            gather(logits, f64::from(max) - bound * self.temperature, candidates);
+            if !tokens.gather(f64::from(max) - bound * self.temperature, candidates) {
+                return false;
+            }
             if enough(candidates) {
-                return;
+                break;
             }
         }
+        true
     }
 }
 
@@ -195,7 +250,7 @@ mod tests {
             let truncation = Truncation { temperature, top_k, top_p, min_p };
             let max = logits.iter().copied().fold(f32::NEG_INFINITY, f32::max);
             let mut candidates = Vec::new();
-            truncation.select(&logits, max, &mut candidates);
+            assert!(truncation.select(logits.as_slice(), max, &mut candidates));
             prop_assert!(candidates.iter().all(|&(token, logit)| logits[token as usize] == logit));
             let ids: Vec<u32> = candidates.iter().map(|c| c.0).collect();
             prop_assert!(!ids.is_empty());

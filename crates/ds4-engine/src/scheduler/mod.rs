@@ -1,6 +1,7 @@
 //! The engine thread: which sequences a step computes, and what becomes of the result.
 
 mod fairness;
+mod logits;
 mod pace;
 mod share;
 mod slot;
@@ -12,7 +13,7 @@ use std::time::{Duration, Instant};
 
 use ds4_model::rows::Wanted;
 use ds4_model::state::SequenceState;
-use ds4_model::{Backend, Buffer, ModelError, Rows, Sequence, StateLayout, forward};
+use ds4_model::{Backend, ModelError, Rows, Sequence, StateLayout, forward};
 
 use crate::cache::PrefixCache;
 use crate::disk::DiskTier;
@@ -20,6 +21,7 @@ use crate::inbox::{Closed, Inbox};
 use crate::job::Job;
 use crate::{EngineOptions, FinishReason, GenerationError, KvStats};
 use fairness::Fairness;
+use logits::StepLogits;
 use pace::Pace;
 use share::{Demand, share};
 use slot::Slot;
@@ -38,7 +40,6 @@ pub(crate) fn run<B: Backend>(
 ) {
     let budget = options.kv_ram.map(|bytes| usize::try_from(bytes).unwrap_or(usize::MAX));
     let mut scheduler = Scheduler {
-        n_vocab: backend.model().config().n_vocab,
         cache: PrefixCache::new(budget, options.retain, layout.page_tokens),
         slots: Vec::new(),
         fairness: Fairness::default(),
@@ -71,7 +72,6 @@ fn panic_message(panic: &(dyn Any + Send)) -> String {
 struct Scheduler<'a, B: Backend> {
     backend: B,
     options: EngineOptions,
-    n_vocab: usize,
     /// What states take in memory.
     layout: &'a StateLayout,
     budget: Option<usize>,
@@ -278,9 +278,9 @@ impl<B: Backend> Scheduler<'_, B> {
         true
     }
 
-    /// Runs `shares[i]` rows of slot `i`. Returns the logits of the slots that have then nothing pending, in order:
-    /// [those slots, n_vocab].
-    fn compute(&mut self, shares: &[usize]) -> Result<Vec<f32>, ModelError> {
+    /// Runs `shares[i]` rows of slot `i`. Returns what sampling needs for the slots that have then nothing pending, in
+    /// order.
+    fn compute(&mut self, shares: &[usize]) -> Result<StepLogits, ModelError> {
         let mut rows = Rows::new();
         let mut sequences = Vec::with_capacity(self.slots.len());
         for (slot, &share) in self.slots.iter_mut().zip(shares).filter(|(_, share)| **share > 0) {
@@ -292,20 +292,15 @@ impl<B: Backend> Scheduler<'_, B> {
         }
         forward(&mut self.backend, &rows, &mut sequences)?;
         if rows.wanted().is_empty() {
-            return Ok(Vec::new());
+            return Ok(StepLogits::none());
         }
-        let logits = self.backend.read(Buffer::Logits)?;
-        let expected = rows.wanted().len() * self.n_vocab;
-        if logits.len() != expected {
-            let found = logits.len();
-            return Err(ModelError::Device(format!("the backend gave {found} logits where {expected} were due")));
-        }
-        Ok(logits)
+        let computed = self.slots.iter_mut().zip(shares).filter(|(slot, share)| **share > 0 && slot.is_computed());
+        StepLogits::fetch(&mut self.backend, computed.map(|(slot, _)| &mut slot.job))
     }
 
     /// Reports what was computed and samples where the logits are there. Returns why each slot is done, if it is.
-    fn distribute(&mut self, shares: &[usize], logits: &[f32]) -> Vec<Option<FinishReason>> {
-        let mut logits = logits.chunks_exact(self.n_vocab);
+    fn distribute(&mut self, shares: &[usize], logits: &StepLogits) -> Vec<Option<FinishReason>> {
+        let mut row = 0..;
         let mut outcomes = Vec::with_capacity(shares.len());
         for (slot, &share) in self.slots.iter_mut().zip(shares) {
             let mut outcome = None;
@@ -315,7 +310,6 @@ impl<B: Backend> Scheduler<'_, B> {
                 if computed <= slot.job.prompt_tokens() {
                     slot.job.report_prefill(computed);
                 }
-                let is_whole = computed == slot.job.tokens().len();
                 if slot.job.wants_snapshot(computed) {
                     let tokens = &slot.job.tokens()[..computed];
                     self.cache.store_copy(tokens, &slot.sequence, slot.job.session());
@@ -323,8 +317,12 @@ impl<B: Backend> Scheduler<'_, B> {
                         disk.save(&self.backend, tokens, &slot.sequence, &mut slot.chain, slot.job.session());
                     }
                 }
-                if is_whole && let Some(logits) = logits.next() {
-                    outcome = slot.job.sample(logits).unwrap_or_else(|error| Some(FinishReason::Error(error.into())));
+                if slot.is_computed()
+                    && let Some(row) = row.next()
+                {
+                    let mut read = |tokens| self.backend.read_logits(row, tokens);
+                    let sampled = slot.job.sample(logits.row(row, &mut read));
+                    outcome = sampled.unwrap_or_else(|error| Some(FinishReason::Error(error)));
                 }
             }
             outcomes.push(outcome);

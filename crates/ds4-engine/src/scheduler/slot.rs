@@ -65,6 +65,11 @@ impl<S: SequenceState> Slot<S> {
         }
     }
 
+    /// Whether every known token is computed: the next one is to be sampled.
+    pub(super) fn is_computed(&self) -> bool {
+        self.sequence.len() == self.job.tokens().len()
+    }
+
     /// Bytes of the pages that computing `rows` more tokens begins.
     pub(super) fn growth(&self, rows: usize, layout: &StateLayout) -> usize {
         let pages = |tokens: usize| tokens.div_ceil(layout.page_tokens);

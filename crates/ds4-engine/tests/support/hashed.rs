@@ -4,6 +4,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use ds4_model::logits::{Digest, DigestRequest};
 use ds4_model::rows::Wanted;
 use ds4_model::state::{Compressor, SequenceState};
 use ds4_model::{Backend, Buffer, KvPrecision, Model, ModelError, Numerics, Rows, Sequence, StateLayout, forward};
@@ -180,5 +181,12 @@ impl Backend for HashedBackend {
 
     fn read(&self, _: Buffer) -> Result<Vec<f32>, ModelError> {
         Ok(self.logits.clone())
+    }
+
+    /// As a backend does whose logits are far away.
+    fn digest(&mut self, requests: &[DigestRequest]) -> Result<Option<Vec<Digest>>, ModelError> {
+        let n_vocab = self.model.config().n_vocab;
+        let digest = |request: &DigestRequest| Digest::of(&self.logits[request.row() * n_vocab..][..n_vocab], request);
+        Ok(Some(requests.iter().map(digest).collect()))
     }
 }

@@ -7,19 +7,24 @@
 /// Lanes of a partial sum.
 const LANES: usize = 16;
 /// Logits whose weights are summed in float32, lane by lane, before they go on in float64.
-pub(super) const BLOCK: usize = 256;
+pub const BLOCK: usize = 256;
 
 /// Copies logits, NaN as -∞ and +∞ as the largest number, and finds the largest and its token, of equal ones the lowest
 /// id; `None` if there is none above -∞.
-pub(super) fn copy_sane(logits: &[f32], work: &mut Vec<f32>) -> Option<(u32, f32)> {
+pub fn copy_sane(logits: &[f32], work: &mut Vec<f32>) -> Option<(u32, f32)> {
     work.clear();
-    // The explicit case, because `f32::min` would turn a NaN into the largest number.
-    work.extend(logits.iter().map(|&logit| if logit.is_nan() { f32::NEG_INFINITY } else { logit.min(f32::MAX) }));
+    work.extend(logits.iter().map(|&logit| sane(logit)));
     largest(work)
 }
 
+/// NaN as -∞, +∞ as the largest number.
+pub fn sane(logit: f32) -> f32 {
+    // The explicit case, because `f32::min` would turn a NaN into the largest number.
+    if logit.is_nan() { f32::NEG_INFINITY } else { logit.min(f32::MAX) }
+}
+
 /// The largest logit and its token, of equal ones the lowest id; `None` if there is none above -∞. logits: no NaN.
-pub(super) fn largest(logits: &[f32]) -> Option<(u32, f32)> {
+pub fn largest(logits: &[f32]) -> Option<(u32, f32)> {
     let max = max_of(logits);
     if max == f32::NEG_INFINITY {
         return None;
@@ -43,25 +48,30 @@ fn max_of(logits: &[f32]) -> f32 {
 
 /// What weights are relative to.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Softmax {
+pub struct Softmax {
     max: f32,
     per_temperature: f32,
 }
 
 impl Softmax {
     /// Weights relative to a logit of `max`, finite, at a temperature above 0.
-    pub(super) fn new(max: f32, temperature: f64) -> Self {
+    pub fn new(max: f32, temperature: f64) -> Self {
+        Self { max, per_temperature: Self::per_temperature(temperature) }
+    }
+
+    /// What differences of logits are multiplied by.
+    pub fn per_temperature(temperature: f64) -> f32 {
         // A temperature so small that its inverse overflows leaves only the largest logit, as the largest number does.
-        Self { max, per_temperature: ((1.0 / temperature) as f32).min(f32::MAX) }
+        ((1.0 / temperature) as f32).min(f32::MAX)
     }
 
     /// The weight of a logit: 1 for `max`, 0 for -∞. Its relative error is below 2e-6 where the weight is above 1e-9.
-    pub(super) fn weight(&self, logit: f32) -> f32 {
+    pub fn weight(&self, logit: f32) -> f32 {
         exp_not_above_0((logit - self.max) * self.per_temperature)
     }
 
     /// Sum of the weights of a block of at most [`BLOCK`] logits.
-    pub(super) fn block_sum(&self, block: &[f32]) -> f64 {
+    pub fn block_sum(&self, block: &[f32]) -> f64 {
         let mut lanes = [0.0_f32; LANES];
         let (whole, rest) = block.as_chunks::<LANES>();
         for group in whole {
@@ -74,7 +84,7 @@ impl Softmax {
     }
 
     /// Sum of the weights of all logits.
-    pub(super) fn sum(&self, logits: &[f32]) -> f64 {
+    pub fn sum(&self, logits: &[f32]) -> f64 {
         logits.chunks(BLOCK).map(|block| self.block_sum(block)).sum()
     }
 }
