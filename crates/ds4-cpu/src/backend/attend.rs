@@ -8,6 +8,7 @@ use ds4_model::{Rows, Sequence};
 
 use super::CpuBackend;
 use super::cached::decode_kv;
+use super::linear;
 use super::workspace::Angle;
 use crate::kernels::{self, AlignedVec, Isa, Matrix, OutCols, SharedOut, math, matmul_f32};
 
@@ -64,38 +65,54 @@ impl CpuBackend {
         // With enough rows each is a task; else the keys and heads of each are divided.
         let many = rows.len() >= 2 * self.pool.threads();
         let plan = self.plan_keys(layer, rows, &sequences, many);
-        keys.resize(plan.shared.len() * dim);
-        let shared = SharedOut::new(keys.as_mut_slice(), dim);
-        self.pool.run(plan.shared.len().div_ceil(KEYS), |task| {
-            // SAFETY: task i writes keys i * KEYS.. only.
-            let mut out = unsafe { shared.columns(0..dim) };
-            for k in task * KEYS..((task + 1) * KEYS).min(plan.shared.len()) {
-                self.load_key(layer, plan.shared[k], out.row_mut(k));
-            }
-        });
+        // Sequences share no keys with each other: where each has one row, its task decodes its own, which stay with its thread.
+        let alone = many && plan.seen.len() == rows.spans().len();
+        if !alone {
+            keys.resize(plan.shared.len() * dim);
+            let shared = SharedOut::new(keys.as_mut_slice(), dim);
+            self.pool.run(plan.shared.len().div_ceil(KEYS), |task| {
+                // SAFETY: task i writes keys i * KEYS.. only.
+                let mut out = unsafe { shared.columns(0..dim) };
+                for k in task * KEYS..((task + 1) * KEYS).min(plan.shared.len()) {
+                    self.load_key(layer, plan.shared[k], out.row_mut(k));
+                }
+            });
+        }
         let group = if many { heads } else { HEADS };
         let pieces = heads.div_ceil(group);
         let out = SharedOut::new(&mut attended, heads * dim);
-        self.pool.run(plan.seen.len() * pieces, |task| {
-            let (seen, first) = (&plan.seen[task / pieces], task % pieces * group);
+        let attend = |piece: usize| {
+            let (seen, first) = (&plan.seen[piece / pieces], piece % pieces * group);
             let range = first..(first + group).min(heads);
-            // SAFETY: tasks have disjoint heads, or write the rows of different `seen`.
+            // SAFETY: pieces have disjoint heads, or write the rows of different `seen`.
             let mut out = unsafe { out.columns(range.start * dim..range.end * dim) };
             SCRATCH.with_borrow_mut(|(own, weights)| {
-                let compressed = match &seen.compressed {
-                    Compressed::Shared(range) => &keys.as_slice()[range.start * dim..range.end * dim],
+                let chosen: Vec<Key> = match &seen.compressed {
                     Compressed::Own(chosen) => {
-                        own.resize(chosen.len() * dim);
-                        for (key, &k) in own.as_mut_slice().chunks_exact_mut(dim).zip(*chosen) {
-                            self.load_key(layer, Key::Compressed(seen.sequence, k as usize), key);
-                        }
-                        own.as_slice()
+                        chosen.iter().map(|&k| Key::Compressed(seen.sequence, k as usize)).collect()
                     }
+                    Compressed::Shared(range) if alone => plan.shared[range.clone()].to_vec(),
+                    Compressed::Shared(_) => Vec::new(),
                 };
-                let window = &keys.as_slice()[seen.window.start * dim..seen.window.end * dim];
+                let window = if alone { &plan.shared[seen.window.clone()] } else { &[] };
+                own.resize((window.len() + chosen.len()) * dim);
+                for (key, &from) in own.as_mut_slice().chunks_exact_mut(dim).zip(window.iter().chain(&chosen)) {
+                    self.load_key(layer, from, key);
+                }
+                let (window, own) = own.as_slice().split_at(window.len() * dim);
+                let shared = |range: &Range<usize>| &keys.as_slice()[range.start * dim..range.end * dim];
+                let window = if alone { window } else { shared(&seen.window) };
+                let compressed = match &seen.compressed {
+                    Compressed::Shared(range) if !alone => shared(range),
+                    _ => own,
+                };
                 self.attend_heads(layer, seen.row, first, [window, compressed], weights, out.row_mut(seen.row));
             });
-        });
+        };
+        match many {
+            true => linear::for_rows(&self.pool, plan.seen.len(), attend),
+            false => self.pool.run(plan.seen.len() * pieces, attend),
+        }
         drop(plan);
         (self.work.attended, self.work.keys) = (attended, keys);
     }

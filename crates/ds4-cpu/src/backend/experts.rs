@@ -86,14 +86,18 @@ impl CpuBackend {
         {
             let (gate, up, weights) = (&work.gate, &work.up, &work.expert_weights);
             let mid = SharedOut::new(&mut work.mid, n_ff);
-            self.pool.run(n * slots, |slot| {
+            let activate = |slot: usize| {
                 let (row, choice) = (slot / slots, slot % slots);
                 let weight = if choice == used { 1.0 } else { weights[row * used + choice] };
-                // SAFETY: task `slot` touches row `slot` only.
+                // SAFETY: each slot is touched once, in one task.
                 let mut mid = unsafe { mid.columns(0..n_ff) };
                 let (gate, up) = (&gate[slot * n_ff..][..n_ff], &up[slot * n_ff..][..n_ff]);
                 math::swiglu(isa, gate, up, limit, weight, mid.row_mut(slot));
-            });
+            };
+            match n {
+                1 => self.pool.run(slots, activate),
+                _ => linear::for_rows(&self.pool, n, |row| (row * slots..(row + 1) * slots).for_each(&activate)),
+            }
         }
 
         let int8 = [&tensors.down_exps, &tensors.down_shexp].iter().any(|tensor| uses_int8(compute, tensor));
@@ -118,8 +122,8 @@ impl CpuBackend {
 
         let down = &work.down;
         let output = SharedOut::new(&mut work.output, n_embd);
-        self.pool.run(n, |row| {
-            // SAFETY: task `row` touches row `row` only.
+        linear::for_rows(&self.pool, n, |row| {
+            // SAFETY: each row is touched once, in one task.
             let mut output = unsafe { output.columns(0..n_embd) };
             let output = output.row_mut(row);
             let mut parts = down[row * slots * n_embd..][..slots * n_embd].chunks_exact(n_embd);

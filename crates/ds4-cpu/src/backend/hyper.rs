@@ -26,8 +26,8 @@ impl CpuBackend {
         let post = SharedOut::new(&mut work.post, hc);
         let comb = SharedOut::new(&mut work.comb, hc * hc);
         let (streams, mixes) = (&work.streams, &work.mixes);
-        self.pool.run(work.rows, |row| {
-            // SAFETY: task `row` touches row `row` of each array only.
+        linear::for_rows(&self.pool, work.rows, |row| {
+            // SAFETY: each row is touched once, in one task.
             let (mut input, mut post, mut comb) =
                 unsafe { (input.columns(0..n_embd), post.columns(0..hc), comb.columns(0..hc * hc)) };
             let (input, post, comb) = (input.row_mut(row), post.row_mut(row), comb.row_mut(row));
@@ -56,8 +56,8 @@ impl CpuBackend {
         let work = &mut self.work;
         let (post, comb, output) = (&work.post, &work.comb, &work.output);
         let streams = SharedOut::new(&mut work.streams, hc * n_embd);
-        self.pool.run(work.rows, |row| {
-            // SAFETY: task `row` touches row `row` only.
+        linear::for_rows(&self.pool, work.rows, |row| {
+            // SAFETY: each row is touched once, in one task.
             let mut streams = unsafe { streams.columns(0..hc * n_embd) };
             let (post, comb) = (&post[row * hc..][..hc], &comb[row * hc * hc..][..hc * hc]);
             math::merge_streams(isa, &output[row * n_embd..][..n_embd], post, comb, streams.row_mut(row));

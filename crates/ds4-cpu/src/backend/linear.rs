@@ -67,6 +67,21 @@ fn part<'a>(tensor: &Tensor, rows: usize, bytes: &'a [u8]) -> Matrix<'a> {
     Matrix::new(tensor.ty, rows, tensor.cols, bytes).expect("the model was validated when it was bound")
 }
 
+/// Rows `0..n` for the tasks of an operation on single rows. Few are divided among the threads in equal parts, always the same ones, and
+/// stay in their caches from one operation to the next; many go one by one, so that a thread that was interrupted does not hold up the
+/// rest.
+pub(super) fn shares(pool: &Pool, n: usize) -> impl ExactSizeIterator<Item = Range<usize>> + use<> {
+    let threads = pool.threads();
+    let parts = if n <= 8 * threads { threads.min(n) } else { n };
+    (0..parts).map(move |i| i * n / parts..(i + 1) * n / parts)
+}
+
+/// Runs an operation on each of `n` rows, divided as [`shares`] says.
+pub(super) fn for_rows(pool: &Pool, n: usize, operation: impl Fn(usize) + Sync) {
+    let shares: Vec<Range<usize>> = shares(pool, n).collect();
+    pool.run(shares.len(), |task| shares[task].clone().for_each(&operation));
+}
+
 /// Whether products with this tensor take int8 activations.
 pub(super) fn uses_int8(compute: Compute, tensor: &Tensor) -> bool {
     compute == Compute::Int8 && tensor.ty.is_block_format()
@@ -87,6 +102,9 @@ pub(super) fn run_all(pool: &Pool, isa: Isa, model: &Model, x: Operand<'_>, targ
 pub(super) fn run(pool: &Pool, isa: Isa, products: &[Product<'_>]) {
     /// Fewer activation rows than this are not worth reading the weights once more.
     const ROWS: usize = 48;
+    /// A matrix that all threads have in their caches: a few rows of activations are divided instead, as the operations on single
+    /// rows before and behind it are, so that they stay where they are.
+    const SMALL: usize = 128 * 1024;
     /// A piece of less is done sooner than another thread has noticed it.
     const LEAST: usize = 8 * 1024;
     let total: usize = products.iter().map(|p| p.cost() * p.weight.rows()).sum();
@@ -102,6 +120,14 @@ pub(super) fn run(pool: &Pool, isa: Isa, products: &[Product<'_>]) {
     // Where columns alone do not occupy the threads, as with the few outputs of a hyper-connection, rows are cut too.
     let row_pieces = wanted.div_ceil(columns.len().max(1));
     let mut tasks: Vec<(usize, Range<usize>, Range<usize>)> = Vec::new();
+    if let [product] = products
+        && product.weight.rows() * product.weight.row_bytes() <= SMALL
+        && (2..ROWS).contains(&product.len())
+    {
+        columns.clear();
+        let rows = 0..product.weight.rows();
+        tasks.extend(shares(pool, product.len()).map(|part| (0, rows.clone(), part)));
+    }
     for (i, columns) in columns {
         let n = products[i].len();
         let piece = n.div_ceil(row_pieces).max(ROWS);

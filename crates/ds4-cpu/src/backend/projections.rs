@@ -51,8 +51,8 @@ impl CpuBackend {
         let work = &mut self.work;
         {
             let latent = SharedOut::new(&mut work.query_latent, config.q_rank);
-            self.pool.run(work.rows, |row| {
-                // SAFETY: task `row` touches row `row` only.
+            linear::for_rows(&self.pool, work.rows, |row| {
+                // SAFETY: each row is touched once, in one task.
                 let mut latent = unsafe { latent.columns(0..config.q_rank) };
                 math::rms_norm(isa, latent.row_mut(row), Some(&tensors.q_a_norm), config.eps);
             });
