@@ -5,7 +5,9 @@ mod harness;
 
 use ds4_cpu::kernels::Isa;
 use ds4_cpu::{CpuBackend, CpuOptions};
-use ds4_model::{Compute, KvPrecision, Numerics};
+use ds4_model::rows::Wanted;
+use ds4_model::state::SequenceState;
+use ds4_model::{Backend, Buffer, Compute, KvPrecision, Numerics, Rows, forward};
 use harness::*;
 
 fn backend(file: &str, compute: Compute, kv: KvPrecision) -> CpuBackend {
@@ -95,6 +97,62 @@ fn every_thread_count_and_instruction_set_gives_the_same_bits() {
         for isa in Isa::available() {
             for threads in [1, 2, 3] {
                 assert!(with(threads, isa) == expected, "{file}: {isa}, {threads} threads: other bits");
+            }
+        }
+    }
+}
+
+/// Sequences of different lengths that decode together, as many as take other ways through the operations (fewer rows than threads,
+/// rows that stay with a thread, rows that go one by one), beside a prompt or not: each has the bits that it has alone.
+#[test]
+fn any_number_that_decodes_together_gives_the_same_bits() {
+    const STEPS: usize = 3;
+    for (file, compute, kv) in [
+        ("m-q2", Compute::Int8, KvPrecision::Model),
+        ("s-f16", Compute::F32, KvPrecision::Exact),
+        ("s-mxfp4", Compute::Int8, KvPrecision::Model),
+    ] {
+        let numerics = Numerics { compute, kv };
+        let tokens = tokens(file, 300);
+        let lengths = |i: usize| [1, 3, 127, 130, 200, 296, 255, 64][i % 8];
+        let mut alone = backend(file, compute, kv);
+        let vocab = alone.model().config().n_vocab;
+        let whole = bits(&logits(&mut alone, &tokens, 300));
+        let begun: Vec<_> = (0..8)
+            .map(|i| {
+                let mut sequence = alone.new_sequence();
+                continue_logits(&mut alone, &mut sequence, &tokens[..lengths(i)], 300);
+                sequence
+            })
+            .collect();
+        for threads in [1, 2, 3] {
+            let options = CpuOptions { threads: Some(threads), numerics, ..CpuOptions::default() };
+            let mut backend = CpuBackend::new(model(file), options).expect("threads");
+            for (together, prompt) in
+                [(1, 0), (2, 0), (4, 0), (5, 0), (6, 0), (8, 0), (13, 0), (17, 0), (26, 0), (7, 30)]
+            {
+                let mut sequences: Vec<_> = (0..together).map(|i| begun[i % 8].clone()).collect();
+                let mut prompted = backend.new_sequence();
+                for step in 0..STEPS {
+                    let mut rows = Rows::new();
+                    for (i, sequence) in sequences.iter().enumerate() {
+                        rows.push(i, sequence.len(), &tokens[sequence.len()..][..1], Wanted::Last);
+                    }
+                    if prompt > 0 {
+                        rows.push(together, prompted.len(), &tokens[prompted.len()..][..prompt], Wanted::Last);
+                    }
+                    let mut all: Vec<_> = sequences.iter_mut().chain((prompt > 0).then_some(&mut prompted)).collect();
+                    forward(&mut backend, &rows, &mut all).expect("a working backend");
+                    let found = bits(&backend.read(Buffer::Logits).expect("logits"));
+                    for (i, found) in found.chunks_exact(vocab).enumerate() {
+                        let position = if i < together { lengths(i) + step } else { prompted.len() - 1 };
+                        let expected = &whole[position * vocab..][..vocab];
+                        assert!(
+                            found == expected,
+                            "{file}, {threads} threads, {together} together: number {i} in step {step}"
+                        );
+                    }
+                }
             }
         }
     }
