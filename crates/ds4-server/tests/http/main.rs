@@ -8,5 +8,6 @@ mod kept;
 mod messages;
 mod refusals;
 mod responses;
+mod sessions;
 mod structured;
 mod support;

@@ -38,10 +38,16 @@ impl Server {
 
     /// Over the demo model.
     pub fn nano(config: ServerConfig) -> Self {
+        Self::nano_with(config, options())
+    }
+
+    /// Over the demo model. Its states are kept in the store that `config` names, if it does.
+    pub fn nano_with(config: ServerConfig, options: EngineOptions) -> Self {
         let model = open_model(ds4_testdata::nano());
         let tokenizer = tokenizer_of(&model);
         let backend = ds4_cpu::CpuBackend::new(model, ds4_cpu::CpuOptions::default()).expect("a processor");
-        let engine = Engine::start(backend, Arc::clone(&tokenizer), options()).expect("valid options");
+        let (tokens, store) = (Arc::clone(&tokenizer), config.store.as_ref());
+        let engine = Engine::start_with_store(backend, tokens, options, store).expect("valid options");
         let script = Answers::new(Arc::clone(&tokenizer));
         Self::start(engine, tokenizer, script, config)
     }
