@@ -4,7 +4,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::{self, JoinHandle};
 
 use ds4_chat::tokenizer::Tokenizer;
-use ds4_kvstore::KvStore;
+use ds4_kvstore::{KvStore, StoreWatch};
 use ds4_model::{Backend, StateLayout};
 
 use crate::disk::{self, DiskTier};
@@ -29,6 +29,8 @@ struct Handle {
     n_vocab: usize,
     thread: Mutex<Option<JoinHandle<()>>>,
     stats: Arc<Mutex<KvStats>>,
+    /// The store's counters, which go on while nothing is computed.
+    disk: Option<StoreWatch>,
 }
 
 impl Engine {
@@ -74,8 +76,8 @@ impl Engine {
                 move || scheduler::run(backend, &inbox, options, &layout, disk, &stats)
             })
             .map_err(EngineError::Thread)?;
-        let thread = Mutex::new(Some(thread));
-        Ok(Self(Arc::new(Handle { inbox, tokenizer, options, context, n_vocab, thread, stats })))
+        let (thread, disk) = (Mutex::new(Some(thread)), store.map(KvStore::watch));
+        Ok(Self(Arc::new(Handle { inbox, tokenizer, options, context, n_vocab, thread, stats, disk })))
     }
 
     /// Accepts a request. The events of the generation can be taken from what is returned.
@@ -135,9 +137,11 @@ impl Engine {
         self.0.context
     }
 
-    /// What the KV cache holds and has done, as of the last step.
+    /// What the KV cache holds and has done, in memory as of the last step, on disk as of now.
     pub fn kv_stats(&self) -> KvStats {
-        *self.0.stats.lock().unwrap_or_else(PoisonError::into_inner)
+        let stats = *self.0.stats.lock().unwrap_or_else(PoisonError::into_inner);
+        let disk = self.0.disk.as_ref().and_then(StoreWatch::stats);
+        KvStats { disk: disk.or(stats.disk), ..stats }
     }
 
     /// The options that it was started with.

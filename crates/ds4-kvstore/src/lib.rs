@@ -38,4 +38,4 @@ pub use maintenance::{Entry, Fault, Prune, Totals};
 pub use prefixes::{Found, Loaded, Prefixes};
 pub use save::Save;
 pub use stats::StoreStats;
-pub use store::{KvStore, StoreOptions, TITLES, Warn};
+pub use store::{KvStore, StoreOptions, StoreWatch, TITLES, Warn};

@@ -2,7 +2,7 @@
 
 use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
 use std::thread;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -67,6 +67,17 @@ impl StoreOptions {
 /// written is written first.
 #[derive(Clone)]
 pub struct KvStore(Arc<Inner>);
+
+/// Tells the counters of a store as long as somebody has it open, and does not keep it open.
+#[derive(Clone)]
+pub struct StoreWatch(Weak<Inner>);
+
+impl StoreWatch {
+    /// Counters, and what there is now; `None` once the store is closed.
+    pub fn stats(&self) -> Option<StoreStats> {
+        self.0.upgrade().map(|inner| KvStore(inner).stats())
+    }
+}
 
 struct Inner {
     files: Files,
@@ -186,6 +197,11 @@ impl KvStore {
             stats.queued_bytes = writer.queued_bytes();
         }
         stats
+    }
+
+    /// Tells the counters without keeping the store open.
+    pub fn watch(&self) -> StoreWatch {
+        StoreWatch(Arc::downgrade(&self.0))
     }
 
     /// Waits until everything that was to be written until now is on the disk, or has failed.

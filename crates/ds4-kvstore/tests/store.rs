@@ -426,6 +426,17 @@ fn a_full_disk_costs_what_was_to_be_written_and_nothing_else() {
 }
 
 #[test]
+fn counters_can_be_watched_without_keeping_the_store_open() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let store = open(folder.path());
+    let watch = store.watch();
+    assert_eq!(watch.stats(), Some(store.stats()));
+    drop(store);
+    assert_eq!(watch.stats(), None);
+    assert_eq!(open(folder.path()).access(), Access::Writer);
+}
+
+#[test]
 fn a_busy_writer_takes_no_more_than_its_queue_holds() {
     let folder = tempfile::tempdir().expect("a folder");
     let mut options = StoreOptions::new(folder.path(), ROOMY);
