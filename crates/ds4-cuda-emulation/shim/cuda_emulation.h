@@ -74,6 +74,7 @@ const unsigned char *warp_compute(const void *value, size_t bytes, void (*comput
 #define __host__
 #define __global__
 #define __forceinline__ inline
+#define __noinline__
 #define __restrict__ __restrict
 // A block runs on one operating-system thread, one block at a time.
 #define __shared__ static thread_local

@@ -59,10 +59,12 @@ params! {
     Products { products: [Product; MOST_PRODUCTS], x: Rows, count: u32, rows: u32 }
     SmallProduct {
         w: Weight, y: u64, unit_begin: u32, unit_end: u32, group_rows: u32, scale: f32, outcome: u32, segments: u32,
-        segment_blocks: u32, pad: u32,
+        segment_blocks: u32, tiles: u32,
     }
+    OneInput { x: Rows, hyper: HyperFinish, norm: u64, eps: f32, kind: u32, integers: u32, halves: u32 }
     SmallProducts {
-        products: [SmallProduct; MOST_PRODUCTS], x: Rows, out: Rows, units: u32, out_row: u32, limit: f32, halves: u32,
+        products: [SmallProduct; MOST_PRODUCTS], input: OneInput, out: Rows, cache: Cache, units: u32, out_row: u32,
+        limit: f32, halves: u32, roles: u32, pad: u32,
     }
     QueryHeads {
         query: u64, hi: u64, lo: u64, index_query: u64, index_codes: u64, index_scales: u64, angles: u64,
@@ -83,8 +85,10 @@ params! {
     Attend {
         rows: u64, spans: u64, hi: u64, lo: u64, kv_stored: u64, selection: u64, selected: u64, sinks: u64,
         angles: u64, attended: u64, part_max: u64, part_sum: u64, part_out: u64, place: LayerPlace, format: CacheFormat,
-        heads: u32, pairs: u32, kind: u32, top_k: u32, most_chunks: u32, split: u32, scale: f32, pad: u32,
+        heads: u32, pairs: u32, kind: u32, top_k: u32, most_chunks: u32, split: u32, scale: f32,
+        selects: u32,
     }
+    AttendOne { attend: Attend, query: u64, eps: f32, pad: u32 }
     AttendRows { attend: Attend, out: Rows, integers: u32, halves: u32 }
     Route {
         scores: u64, bias: u64, table: u64, rows: u64, ids: u64, weights: u64,
@@ -123,7 +127,6 @@ params! {
         halves: u32,
     }
     ReadAll { from: u64, sums: u64, pieces: u64 }
-    FillWords { to: u64, count: u32, value: u32 }
     Combine { parts: u64, output: u64, n_embd: u32, slots: u32 }
 }
 

@@ -1,7 +1,8 @@
 //! Attention: projections, queries, the cache, the indexer's choice, softmax, output.
 
 use super::executor::{Executor, MOST_GRAPH_ROWS, chunk_keys, most_chunks};
-use super::linear::{Into, Linear, Outcome};
+use super::linear::Linear;
+use super::linear_one::{Into, MOST_NORMED, One, Outcome, Source};
 use crate::device::{DeviceError, Memory};
 use crate::params;
 use crate::tensors::DeviceCompressor;
@@ -20,7 +21,21 @@ enum HeadForms {
 
 impl Executor {
     /// Every projection of the attention input.
-    pub(super) fn attention_in(&self, layer: usize) -> Result<(), DeviceError> {
+    /// `streamed`: what their input comes of, if it is still to be made (see [`attends_one`](Self::attends_one)).
+    pub(super) fn attention_in(&self, layer: usize, streamed: Option<params::HyperFinish>) -> Result<(), DeviceError> {
+        let work = &self.work;
+        let list = self.attention_inputs(layer);
+        if let Some(finish) = streamed {
+            work.input.set_forms(true, true);
+            self.one_products(&work.input, &list, One { source: Source::Streamed(finish), ..One::default() })?;
+        } else {
+            self.products(&work.input, self.batch.rows, &list)?;
+        }
+        work.latent.changed();
+        Ok(())
+    }
+
+    fn attention_inputs(&self, layer: usize) -> Vec<Linear> {
         let config = self.model.config();
         let tensors = &self.tensors.layers[layer];
         let work = &self.work;
@@ -37,9 +52,43 @@ impl Executor {
             let scale = ((config.idx_heads * config.idx_dim) as f32).powf(-0.5);
             list.push(Linear { scale, ..Linear::new(indexer.weights, work.indexer_weights.address()) });
         }
-        self.products(&work.input, self.batch.rows, &list)?;
-        work.latent.changed();
-        Ok(())
+        list
+    }
+
+    /// Whether a batch of one row has launches that make the input of the streams, and the latent's norm and the cache's entries beside
+    /// the queries.
+    pub(super) fn attends_one(&self, layer: usize) -> bool {
+        let (inputs, queries) = (self.attention_inputs(layer), self.queries(layer, true));
+        self.batch.rows == 1
+            && inputs.iter().chain(&queries).all(|l| self.is_fast(&l.weight))
+            && self.model.config().q_rank <= MOST_NORMED
+            && self.one_fits(&self.work.input, &inputs)
+            && self.one_fits(&self.work.latent, &queries)
+    }
+
+    /// Their projections; `indexer`: the indexer's, too.
+    fn queries(&self, layer: usize, indexer: bool) -> Vec<Linear> {
+        let tensors = &self.tensors.layers[layer];
+        let mut list = vec![Linear::new(tensors.q_b, self.work.query.address())];
+        if let (Some(indexer), true) = (&tensors.indexer, indexer) {
+            list.push(Linear::new(indexer.q_b, self.work.indexer_query.address()));
+        }
+        list
+    }
+
+    /// For one row: queries, with the latent's norm before them, and the row's entries in the cache, whose end has not to be moved
+    /// afterwards.
+    pub(super) fn query_and_append(&self, layer: usize) -> Result<(), DeviceError> {
+        let tensors = &self.tensors.layers[layer];
+        let one = One {
+            source: Source::Normed(tensors.q_a_norm),
+            cache: Some((self.cache_params(layer, false), self.cache_roles(layer))),
+            into: None,
+        };
+        // Attention may finish the queries itself; the indexer's are not asked for where it does not choose.
+        let (raw, selects) = (self.attends_raw(layer), self.selects(layer));
+        self.one_products(&self.work.latent, &self.queries(layer, selects), one)?;
+        self.finish_heads(layer, !raw, selects, HeadForms::All)
     }
 
     /// The query latent's norm, queries and the indexer's queries. `attended`: attention comes before anybody looks at them.
@@ -57,11 +106,7 @@ impl Executor {
         };
         self.launch("norm_quantize", [self.batch.rows as u32, 1, 1], 1024, &norm)?;
         work.latent.set_forms(forms, self.needs.latent);
-        let mut list = vec![Linear::new(tensors.q_b, work.query.address())];
-        if let Some(indexer) = &tensors.indexer {
-            list.push(Linear::new(indexer.q_b, work.indexer_query.address()));
-        }
-        self.products(&work.latent, self.batch.rows, &list)?;
+        self.products(&work.latent, self.batch.rows, &self.queries(layer, true))?;
         let forms = if attended && self.attends_by_rows() { HeadForms::Half } else { HeadForms::All };
         self.finish_heads(layer, true, tensors.indexer.is_some(), forms)
     }
@@ -173,15 +218,20 @@ impl Executor {
         let config = self.model.config();
         let work = &self.work;
         let rows = self.batch.rows;
-        let ratio = config.ratios[layer];
-        if self.tensors.layers[layer].indexer.is_none() || self.batch.reach / ratio <= config.idx_topk {
-            // Every row attends to all that it sees.
-            return self.device_fill_selected();
+        if !self.selects(layer) {
+            return Ok(());
         }
         let stride = self.score_stride();
         let at_once = self.score_rows();
         // A block brings its row's queries once: in large batches for more keys.
-        let keys = if rows <= MOST_GRAPH_ROWS { 256 } else { 1024 };
+        let even = stride.div_ceil(self.device.multiprocessors() as usize).next_multiple_of(64);
+        let keys = if rows == 1 {
+            even.min(1024)
+        } else if rows <= MOST_GRAPH_ROWS {
+            256
+        } else {
+            1024
+        };
         for first in (0..rows).step_by(at_once) {
             let n = at_once.min(rows - first) as u32;
             let index = params::Index {
@@ -209,14 +259,14 @@ impl Executor {
         Ok(())
     }
 
-    fn device_fill_selected(&self) -> Result<(), DeviceError> {
-        let fill =
-            params::FillWords { to: self.work.selected.address(), count: self.batch.rows as u32, value: u32::MAX };
-        self.launch("fill_words", [self.batch.rows.div_ceil(256) as u32, 1, 1], 256, &fill)
+    /// Whether the indexer chooses in this batch. Where it does not, every row attends to all that it sees.
+    pub(super) fn selects(&self, layer: usize) -> bool {
+        let config = self.model.config();
+        self.tensors.layers[layer].indexer.is_some() && self.batch.reach / config.ratios[layer] > config.idx_topk
     }
 
-    /// Attention; then the batch's rows enter rings and frontiers.
-    pub(super) fn attend(&self, layer: usize) -> Result<(), DeviceError> {
+    /// Attention; then the batch's rows enter rings and frontiers, unless they are `stored` already.
+    pub(super) fn attend(&self, layer: usize, stored: bool) -> Result<(), DeviceError> {
         let config = self.model.config();
         let work = &self.work;
         let rows = self.batch.rows as u32;
@@ -245,9 +295,11 @@ impl Executor {
             most_chunks: chunks.unwrap_or(0) as u32,
             split: u32::from(chunks.is_some()),
             scale: (config.head_dim as f32).powf(-0.5),
-            pad: 0,
+            selects: u32::from(self.selects(layer)),
         };
-        if self.attends_by_rows() {
+        if stored && self.attends_raw(layer) {
+            self.attend_one(layer, attend)?;
+        } else if self.attends_by_rows() {
             self.attend_rows(layer, attend)?;
         } else {
             let kernel = if exact { "attend_exact" } else { "attend_packed" };
@@ -261,8 +313,31 @@ impl Executor {
             }
             work.attended.changed();
         }
+        if stored {
+            return Ok(());
+        }
         let grid = [rows, self.cache_roles(layer), 1];
         self.launch("cache_commit", grid, 256, &self.cache_params(layer, false))
+    }
+
+    /// Whether the attention of one row takes queries as they come from their projection.
+    fn attends_raw(&self, layer: usize) -> bool {
+        self.layout.format.exact == 0
+            && matches!(self.layout.format.dim, 128 | 512)
+            && self.chunks_of(layer) <= MOST_MERGED
+            && self.device.shared_memory_limit() >= ATTEND_ONE_MEMORY as usize + (1 << 10)
+    }
+
+    fn attend_one(&self, layer: usize, attend: params::Attend) -> Result<(), DeviceError> {
+        let config = self.model.config();
+        let one = params::AttendOne { attend, query: self.work.query.address(), eps: config.eps, pad: 0 };
+        let grid = [self.chunks_of(layer) as u32, config.n_head.div_ceil(16) as u32, 1];
+        let kernel = if config.head_dim == 512 { "attend_one_512" } else { "attend_one_128" };
+        self.launch_with(kernel, grid, 512, ATTEND_ONE_MEMORY, &one)?;
+        let grid = [config.n_head as u32, config.head_dim.div_ceil(256) as u32, 1];
+        self.launch("attend_merge_one", grid, 128, &attend)?;
+        self.work.attended.changed();
+        Ok(())
     }
 
     /// Whether the kernel does it that decodes a row's keys once for 64 heads: for large batches and packed rows of some sizes, on cards
@@ -314,13 +389,12 @@ impl Executor {
             group_rows: config.o_rank,
             ..Linear::new(tensors.out_a, work.low.params.f)
         };
-        if self.batch.rows == 1 && self.is_fast(&tensors.out_a) && self.is_fast(&tensors.out_b) {
+        let fast = self.is_fast(&tensors.out_a) && self.is_fast(&tensors.out_b);
+        if self.batch.rows == 1 && fast && self.one_fits(&work.attended, &[low]) {
             let halves = Self::has_halves(&tensors.out_b);
-            let [integers, halves_in] = [!Self::has_halves(&tensors.out_a), Self::has_halves(&tensors.out_a)];
-            self.prepare(&work.attended, config.o_groups, integers, halves_in)?;
-            let into = Into { rows: work.low.params, row: 0, limit: 0.0, halves };
+            let into = Some(Into { rows: work.low.params, row: 0, limit: 0.0, halves });
             let low = Linear { outcome: Outcome::Forms, ..low };
-            self.one_products(work.attended.params, &[low], Some(into))?;
+            self.one_products(&work.attended, &[low], One { into, ..One::default() })?;
             work.low.set_forms(true, halves);
         } else {
             self.products(&work.attended, self.batch.rows, &[low])?;
@@ -332,5 +406,8 @@ impl Executor {
 
 /// Bytes of dynamic shared memory of the attention kernels: the larger one of `AttendMemory`'s two sizes.
 const ATTEND_MEMORY: u32 = 88 << 10;
+/// Of `attend_one` (`OneMemory`), and the most chunks that its merging takes.
+const ATTEND_ONE_MEMORY: u32 = 102_912;
+const MOST_MERGED: usize = 32;
 /// Of the kernels that attend with 64 heads at a time (`RowMemory`).
 const ATTEND_ROWS_MEMORY: u32 = 190 << 10;

@@ -268,21 +268,45 @@ impl Executor {
     fn run_all(&mut self, steps: &[Step]) -> Result<(), DeviceError> {
         // What the last sublayer left, and whether it is to be merged by the next mixing.
         let (mut output, mut merged) = (Merged::Output, Merged::Nothing);
+        // A sublayer's input that the step behind the mixing is to make; whether the row is in the cache already.
+        let (mut streamed, mut stored) = (None, false);
         for (i, &step) in steps.iter().enumerate() {
             match step {
                 Step::Embed => self.embed()?,
                 Step::HyperMix(layer, sublayer) => {
-                    self.hyper_mix(layer, sublayer, merged)?;
+                    let deferred = match sublayer {
+                        Sublayer::Attention => {
+                            steps.get(i + 1) == Some(&Step::AttentionIn(layer)) && self.attends_one(layer)
+                        }
+                        Sublayer::Experts => {
+                            steps[i + 1..].starts_with(&[Step::Route(layer), Step::Experts(layer)])
+                                && self.routes_from_streams(layer)
+                        }
+                    };
+                    if deferred {
+                        streamed = Some(self.hyper_project(layer, sublayer, merged)?);
+                    } else {
+                        self.hyper_mix(layer, sublayer, merged)?;
+                    }
                     merged = Merged::Nothing;
                 }
                 Step::AttentionIn(layer) => {
                     self.layer = layer;
-                    self.attention_in(layer)?;
+                    self.attention_in(layer, streamed.take())?;
                 }
-                Step::Query(layer) => self.query(layer, steps[i..].contains(&Step::Attend(layer)))?,
+                Step::Query(layer) => {
+                    let next = [Step::Append(layer), Step::Select(layer), Step::Attend(layer)];
+                    stored = steps[i + 1..].starts_with(&next) && self.attends_one(layer);
+                    if stored {
+                        self.query_and_append(layer)?;
+                    } else {
+                        self.query(layer, steps[i..].contains(&Step::Attend(layer)))?;
+                    }
+                }
+                Step::Append(_) if stored => {}
                 Step::Append(layer) => self.append(layer)?,
                 Step::Select(layer) => self.select(layer)?,
-                Step::Attend(layer) => self.attend(layer)?,
+                Step::Attend(layer) => self.attend(layer, std::mem::take(&mut stored))?,
                 Step::AttentionOut(layer) => {
                     self.attention_out(layer)?;
                     output = Merged::Output;
@@ -291,7 +315,9 @@ impl Executor {
                 Step::HyperMerge if matches!(steps.get(i + 1), Some(Step::HyperMix(..))) => merged = output,
                 Step::HyperMerge => self.hyper_merge(output)?,
                 // Where the experts follow their choice, what does not depend on it comes with it.
-                Step::Route(layer) => self.route(layer, steps.get(i + 1) == Some(&Step::Experts(layer)))?,
+                Step::Route(layer) => {
+                    self.route(layer, steps.get(i + 1) == Some(&Step::Experts(layer)), streamed.take())?;
+                }
                 Step::Experts(layer) => {
                     let shared_done = i > 0 && steps[i - 1] == Step::Route(layer);
                     let in_parts = steps.get(i + 1) == Some(&Step::HyperMerge);
@@ -388,7 +414,7 @@ impl Executor {
 
     pub fn selection(&mut self, row: usize) -> Result<Option<Vec<u32>>, DeviceError> {
         self.flush()?;
-        if row >= self.batch.rows {
+        if row >= self.batch.rows || !self.selects(self.layer) {
             return Ok(None);
         }
         let mut count = [0u8; 4];

@@ -5,7 +5,8 @@ use bytemuck::Zeroable;
 use super::executor::Executor;
 use super::hyper::Merged;
 use super::is_int8;
-use super::linear::{GROUP_MEMORY, Into, Linear, Outcome, STAGE, TILE_THREADS};
+use super::linear::{GROUP_MEMORY, Linear, STAGE, TILE_THREADS};
+use super::linear_one::{Into, One, Outcome, Source};
 use crate::device::{DeviceError, Memory};
 use crate::params;
 use crate::tensors::DeviceLayer;
@@ -128,17 +129,23 @@ fn one_down_memory(weight: &DeviceWeight, slots: usize) -> usize {
 
 impl Executor {
     /// Expert choice and weights; `with_shared`: the shared expert's gate and up, too, if [`has_one_row`](Self::has_one_row).
-    pub(super) fn route(&self, layer: usize, with_shared: bool) -> Result<(), DeviceError> {
+    /// `streamed`: what their input comes of, if it is still to be made (see [`routes_from_streams`](Self::routes_from_streams)).
+    pub(super) fn route(
+        &self,
+        layer: usize,
+        with_shared: bool,
+        streamed: Option<params::HyperFinish>,
+    ) -> Result<(), DeviceError> {
         let config = self.model.config();
         let tensors = &self.tensors.layers[layer];
         let work = &self.work;
         let router = Linear::new(tensors.router, work.router.address());
         if with_shared && self.has_one_row(layer) {
             if self.is_fast(&tensors.router) {
-                self.shared_gate_up(layer, Some(router))?;
+                self.shared_gate_up(layer, Some(router), streamed)?;
             } else {
                 self.products(&work.input, self.batch.rows, &[router])?;
-                self.shared_gate_up(layer, None)?;
+                self.shared_gate_up(layer, None, None)?;
             }
         } else {
             self.products(&work.input, self.batch.rows, &[router])?;
@@ -180,19 +187,31 @@ impl Executor {
         Self::is_two_bit(t) && most <= self.device.shared_memory_limit()
     }
 
+    /// Whether router and shared expert, in one launch, can make their input of the streams.
+    pub(super) fn routes_from_streams(&self, layer: usize) -> bool {
+        self.has_one_row(layer) && self.is_fast(&self.tensors.layers[layer].router)
+    }
+
     /// Whether the experts run on the kernels for one row.
     fn has_one_row(&self, layer: usize) -> bool {
         let t = &self.tensors.layers[layer];
         let most = one_gate_memory(&t.gate_exps).max(one_down_memory(&t.down_exps, self.slots())) + ONE_TABLES;
-        self.batch.rows == 1 && self.experts_are_fast(t) && most <= self.device.shared_memory_limit()
+        let input = Linear::new(t.gate_shexp, 0);
+        self.batch.rows == 1
+            && self.experts_are_fast(t)
+            && most <= self.device.shared_memory_limit()
+            && self.one_fits(&self.work.input, &[Linear::new(t.router, 0), input])
     }
 
     /// Gate, up and SwiGLU of the shared expert, and the router, which takes the same input.
-    fn shared_gate_up(&self, layer: usize, router: Option<Linear>) -> Result<(), DeviceError> {
+    fn shared_gate_up(
+        &self,
+        layer: usize,
+        router: Option<Linear>,
+        streamed: Option<params::HyperFinish>,
+    ) -> Result<(), DeviceError> {
         let t = &self.tensors.layers[layer];
         let work = &self.work;
-        let halves = [Some(t.gate_shexp), router.map(|r| r.weight)].iter().flatten().any(Self::has_halves);
-        self.prepare(&work.input, 1, true, halves)?;
         let gate = Linear { outcome: Outcome::Gated, ..Linear::new(t.gate_shexp, 0) };
         let list: Vec<Linear> = router.into_iter().chain([gate, Linear::new(t.up_shexp, 0)]).collect();
         let into = Into {
@@ -201,7 +220,12 @@ impl Executor {
             limit: self.model.config().swiglu_limit[layer],
             halves: Self::has_halves(&t.down_shexp),
         };
-        self.one_products(work.input.params, &list, Some(into))
+        let source = streamed.map_or(Source::Row, Source::Streamed);
+        if streamed.is_some() {
+            // Others take it, too.
+            work.input.set_forms(true, true);
+        }
+        self.one_products(&work.input, &list, One { source, into: Some(into), cache: None })
     }
 
     /// Routed and shared experts; `shared_done`: the shared expert's gate and up came with the choice. `in_parts`: whether their
@@ -210,7 +234,7 @@ impl Executor {
         let tensors = &self.tensors.layers[layer];
         if self.has_one_row(layer) {
             if !shared_done {
-                self.shared_gate_up(layer, None)?;
+                self.shared_gate_up(layer, None, None)?;
             }
             self.one_row(layer)?;
             return Ok(Merged::Output);

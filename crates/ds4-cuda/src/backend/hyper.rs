@@ -4,6 +4,7 @@ use ds4_model::Sublayer;
 
 use super::executor::Executor;
 use super::linear::Linear;
+use super::linear_one::{One, Source};
 use super::workspace::{Activations, HYPER_SLICE};
 use crate::device::DeviceError;
 use crate::params;
@@ -30,6 +31,22 @@ impl Executor {
         let rows = self.batch.rows;
         self.project(Some(connection), merged, rows, 0)?;
         self.finish(connection, norm, rows, 0, &self.work.input)
+    }
+
+    /// As [`hyper_mix`](Self::hyper_mix), but for the sublayer's input, which the products make that take it.
+    pub(super) fn hyper_project(
+        &self,
+        layer: usize,
+        sublayer: Sublayer,
+        merged: Merged,
+    ) -> Result<params::HyperFinish, DeviceError> {
+        let tensors = &self.tensors.layers[layer];
+        let (connection, norm) = match sublayer {
+            Sublayer::Attention => (&tensors.hc_attn, tensors.attn_norm),
+            Sublayer::Experts => (&tensors.hc_ffn, tensors.ffn_norm),
+        };
+        self.project(Some(connection), merged, 1, 0)?;
+        Ok(self.finish_params(connection, norm, 0, &self.work.input))
     }
 
     /// Merges without mixing.
@@ -84,17 +101,16 @@ impl Executor {
         self.launch(kernel, grid, 256, &project)
     }
 
-    fn finish(
+    fn finish_params(
         &self,
         connection: &DeviceHyper,
         norm: u64,
-        rows: usize,
         row_list: u64,
         x: &Activations,
-    ) -> Result<(), DeviceError> {
+    ) -> params::HyperFinish {
         let config = self.model.config();
         let head = row_list != 0;
-        let finish = params::HyperFinish {
+        params::HyperFinish {
             streams: self.work.streams.address(),
             sums: self.work.hyper_sums.address(),
             base: connection.base,
@@ -112,7 +128,18 @@ impl Executor {
             hc_eps: config.hc_eps,
             integers: u32::from(self.makes_forms()),
             halves: u32::from(self.makes_forms()),
-        };
+        }
+    }
+
+    fn finish(
+        &self,
+        connection: &DeviceHyper,
+        norm: u64,
+        rows: usize,
+        row_list: u64,
+        x: &Activations,
+    ) -> Result<(), DeviceError> {
+        let finish = self.finish_params(connection, norm, row_list, x);
         x.set_forms(self.makes_forms(), self.makes_forms());
         if Self::is_large(rows, row_list) {
             self.launch("hc_weights", [rows as u32, 1, 1], 32, &finish)?;
@@ -120,7 +147,7 @@ impl Executor {
         }
         // Small batches have more blocks per row than large ones.
         let blocks = x.params.blocks.min(if rows <= 64 { 32 } else { 4 });
-        self.launch("hc_finish", [rows as u32, blocks + u32::from(!head), 1], 256, &finish)
+        self.launch("hc_finish", [rows as u32, blocks + u32::from(row_list == 0), 1], 256, &finish)
     }
 
     /// Logits of the wanted rows.
@@ -131,8 +158,15 @@ impl Executor {
         }
         let list = self.work.wanted.address();
         self.project(Some(&self.tensors.output_hc), Merged::Nothing, rows, list)?;
-        self.finish(&self.tensors.output_hc, self.tensors.output_norm, rows, list, &self.head.input)?;
         let logits = Linear::new(self.tensors.output, self.head.logits.address());
+        let input = &self.head.input;
+        if rows == 1 && self.is_fast(&logits.weight) && self.one_fits(input, &[logits]) {
+            let finish = self.finish_params(&self.tensors.output_hc, self.tensors.output_norm, list, input);
+            input.set_forms(self.makes_forms(), self.makes_forms());
+            let one = One { source: Source::Streamed(finish), ..One::default() };
+            return self.one_products(input, &[logits], one);
+        }
+        self.finish(&self.tensors.output_hc, self.tensors.output_norm, rows, list, &self.head.input)?;
         self.products(&self.head.input, rows, &[logits])
     }
 }

@@ -2,6 +2,7 @@
 
 use super::executor::Executor;
 use super::is_int8;
+use super::linear_one::{One, Outcome};
 use super::workspace::Activations;
 use crate::device::DeviceError;
 use crate::params::{self, MOST_PRODUCTS};
@@ -19,29 +20,6 @@ pub(super) struct Linear {
     pub group_rows: usize,
     /// What becomes of the product, with one row.
     pub outcome: Outcome,
-}
-
-/// What becomes of a product with one row.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[repr(u32)]
-pub(super) enum Outcome {
-    /// float32 in `y`.
-    Plain = 0,
-    /// A row of [`Into`], in the forms that the next product takes.
-    Forms = 1,
-    /// The gate of a gated pair, whose other half is the next in the list: SwiGLU of both, as a row of [`Into`].
-    Gated = 2,
-}
-
-/// Where products go that become another product's input.
-#[derive(Clone, Copy)]
-pub(super) struct Into {
-    pub rows: params::Rows,
-    pub row: usize,
-    /// Clamp of the SwiGLU.
-    pub limit: f32,
-    /// Whether float16 is needed beside int8.
-    pub halves: bool,
 }
 
 impl Linear {
@@ -72,9 +50,6 @@ const TILE_SIDE: usize = 128;
 /// Largest batches of the kernels that read every weight once for 8 or 16 columns.
 const FEW: usize = 8;
 const SEVERAL: usize = 64;
-/// Most warps of a block of the kernel for one row, and stages of each.
-const ONE_WARPS: usize = 8;
-const ONE_STAGES: usize = 3;
 /// Bytes of a stage.
 pub(super) const STAGE: usize = 4096 + 256;
 
@@ -115,11 +90,15 @@ impl Executor {
         let groups = list.iter().map(|l| l.groups).max().unwrap_or(1);
         let integers = fast.iter().any(|l| l.weight.storage == Storage::Q8_0);
         let halves = fast.iter().any(|l| l.weight.storage == Storage::F16);
-        self.prepare(x, rows * groups, integers, halves)?;
+        let one = rows == 1 && self.one_fits(x, list);
+        if !one {
+            self.prepare(x, rows * groups, integers, halves)?;
+        }
+        let forms_of = x;
         let x = x.params;
         let whole_tiles = fast.iter().all(|l| l.group_rows.is_multiple_of(TILE_SIDE));
-        if rows == 1 {
-            self.one_products(x, &fast, None)?;
+        if one {
+            self.one_products(forms_of, &fast, One::default())?;
         } else if rows <= FEW {
             self.launch_products("linear_8", x, rows, &fast, 32, |units| [units, 1, 1])?;
         } else if rows <= SEVERAL || !whole_tiles {
@@ -147,48 +126,6 @@ impl Executor {
     /// The first of two sizes of shared memory if a block can have it, or else the second.
     pub(super) fn shared_memory(&self, sizes: [u32; 2]) -> u32 {
         if self.device.shared_memory_limit() >= sizes[0] as usize { sizes[0] } else { sizes[1] }
-    }
-
-    /// Products with one row whose forms are there, all on matrix instructions. `into`: where those go that are not plain.
-    pub(super) fn one_products(&self, x: params::Rows, list: &[Linear], into: Option<Into>) -> Result<(), DeviceError> {
-        // Gated pairs are not torn apart: whoever asks for them has few products.
-        for part in list.chunks(MOST_PRODUCTS) {
-            let mut all: params::SmallProducts = Self::empty();
-            let mut end = 0;
-            for (i, (slot, linear)) in all.products.iter_mut().zip(part).enumerate() {
-                let blocks = linear.weight.params.blocks;
-                let per = blocks.div_ceil(8);
-                let begin = end;
-                // The other half of a pair has no units of its own.
-                if i == 0 || part[i - 1].outcome != Outcome::Gated {
-                    end += linear.weight.rows().div_ceil(32);
-                }
-                *slot = params::SmallProduct {
-                    w: linear.weight.params,
-                    y: linear.y,
-                    unit_begin: begin,
-                    unit_end: end,
-                    group_rows: linear.group_rows as u32,
-                    scale: linear.scale,
-                    outcome: linear.outcome as u32,
-                    segments: blocks.div_ceil(per),
-                    segment_blocks: per,
-                    pad: 0,
-                };
-            }
-            (all.x, all.units) = (x, end);
-            if let Some(into) = into {
-                (all.out, all.out_row) = (into.rows, into.row as u32);
-                (all.limit, all.halves) = (into.limit, u32::from(into.halves));
-            }
-            // The warps' stages, then the sums of up to four tiles' segments.
-            let memory = |warps: usize| warps * ONE_STAGES * STAGE + 4 * 8 * 16 * 4;
-            let fits = memory(ONE_WARPS) <= self.device.shared_memory_limit();
-            let warps = if fits { ONE_WARPS } else { ONE_WARPS / 2 };
-            let grid = [end.min(self.device.multiprocessors()), 1, 1];
-            self.launch_with("linear_one", grid, 32 * warps as u32, memory(warps) as u32, &all)?;
-        }
-        Ok(())
     }
 
     /// `unit`: rows of W that a unit of the launch's numbering stands for.

@@ -10,6 +10,7 @@ mod executor;
 mod experts;
 mod hyper;
 mod linear;
+mod linear_one;
 mod workspace;
 
 use std::cell::RefCell;

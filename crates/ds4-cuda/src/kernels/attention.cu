@@ -13,7 +13,8 @@ struct AttendParams {
     CacheFormat format;
     u32 heads, pairs, kind, top_k, most_chunks, split;
     float scale;
-    u32 pad;
+    /// Whether the indexer chooses rows where there are more than `top_k`.
+    u32 selects;
 };
 
 constexpr int kHeads = 16;
@@ -266,7 +267,7 @@ DS4_DEVICE void attend_block(const AttendParams &p) {
     Span span = ptr<const Span>(p.spans)[info.span];
     u32 first = info.position + 1 > p.format.window ? info.position + 1 - p.format.window : 0;
     u32 window = info.position + 1 - first;
-    u32 chosen = p.place.ratio == 0 ? ~0u : ptr<const u32>(p.selected)[row];
+    u32 chosen = !p.selects ? ~0u : ptr<const u32>(p.selected)[row];
     u32 compressed = p.place.ratio == 0 ? 0 : chosen != ~0u ? chosen : (info.position + 1) / p.place.ratio;
     u32 keys = window + compressed, chunks = div_up(keys, KEYS);
     // A warp's channels, at most 64 of 512.
@@ -341,7 +342,7 @@ DS4_KERNEL(attend_merge, 256, 2, AttendParams) {
     u32 head = blockIdx.x, row = blockIdx.y, t = threadIdx.x, dim = p.format.dim;
     RowInfo info = ptr<const RowInfo>(p.rows)[row];
     u32 window = min_u(info.position + 1, p.format.window);
-    u32 chosen = p.place.ratio == 0 ? ~0u : ptr<const u32>(p.selected)[row];
+    u32 chosen = !p.selects ? ~0u : ptr<const u32>(p.selected)[row];
     u32 compressed = p.place.ratio == 0 ? 0 : chosen != ~0u ? chosen : (info.position + 1) / p.place.ratio;
     u32 chunks = div_up(window + compressed, p.format.exact ? 32 : 64);
     u64 at = (u64(row) * p.heads + head) * p.most_chunks;
@@ -361,4 +362,5 @@ DS4_KERNEL(attend_merge, 256, 2, AttendParams) {
     if (inside) finish_pair(p, row, head, 2 * t, run.x, run.y, run_most, run_sum, true);
 }
 
+#include "attend_one.cuh"
 #include "attention_rows.cuh"

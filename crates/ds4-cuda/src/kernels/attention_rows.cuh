@@ -195,7 +195,7 @@ DS4_DEVICE void attend_row(const AttendRowsParams &p) {
     {
         RowInfo info = ptr<const RowInfo>(a.rows)[row];
         u32 first = info.position + 1 > a.format.window ? info.position + 1 - a.format.window : 0;
-        u32 window = info.position + 1 - first, chosen = a.place.ratio == 0 ? ~0u : ptr<const u32>(a.selected)[row];
+        u32 window = info.position + 1 - first, chosen = !a.selects ? ~0u : ptr<const u32>(a.selected)[row];
         keys = window + (a.place.ratio == 0 ? 0 : chosen != ~0u ? chosen : (info.position + 1) / a.place.ratio);
         if (threadIdx.x == 0) m.span = ptr<const Span>(a.spans)[info.span], m.first = first, m.window = window, m.chosen = chosen;
     }

@@ -49,6 +49,8 @@ typedef unsigned long long u64;
 
 #define DS4_DEVICE static __device__ __forceinline__
 #define DS4_MEMBER __device__ __forceinline__
+/// A function with registers of its own: for what few blocks do.
+#define DS4_APART static __device__ __noinline__
 
 
 
@@ -586,6 +588,12 @@ DS4_DEVICE float reciprocal(float x) {
     asm("rcp.approx.f32 %0, %1;" : "=f"(out) : "f"(x));
     return out;
 #endif
+}
+
+/// Larger scores have larger keys; -0 and +0 are the same.
+DS4_DEVICE u32 order_key(float score) {
+    u32 bits = as_bits(score + 0.0f);
+    return bits >> 31 ? ~bits : bits | 0x80000000u;
 }
 
 DS4_DEVICE float sigmoid(float x) { return 1.0f / (1.0f + expf(-x)); }

@@ -42,13 +42,3 @@ DS4_KERNEL(angles, 128, 4, AnglesParams) {
     for (u32 i = threadIdx.x; i < 2 * p.pairs; i += 128)
         ptr<float2>(p.angles)[u64(blockIdx.x) * 2 * p.pairs + i] = angle_of(position, ptr<const float>(p.frequencies)[i]);
 }
-
-struct FillWordsParams {
-    u64 to;
-    u32 count, value;
-};
-
-DS4_KERNEL(fill_words, 256, 4, FillWordsParams) {
-    u32 i = blockIdx.x * 256 + threadIdx.x;
-    if (i < p.count) ptr<u32>(p.to)[i] = p.value;
-}

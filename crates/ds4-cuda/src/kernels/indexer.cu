@@ -122,16 +122,47 @@ DS4_KERNEL(index_scores, 256, 1, IndexParams) {
     else score_packed(p, row, visible, pages);
 }
 
-/// Larger scores have larger keys; -0 and +0 are the same.
-DS4_DEVICE u32 order_key(float score) {
-    u32 bits = as_bits(score + 0.0f);
-    return bits >> 31 ? ~bits : bits | 0x80000000u;
+/// Bins of a digit of the keys, and copies of the counters: threads that count in one bin wait for each other.
+constexpr u32 kBins = 2048, kCopies = 4;
+/// Keys that a thread keeps in registers; those of longer rows are read again in each pass.
+constexpr int kKept = 32;
+
+struct TopMemory {
+    u32 histogram[kCopies][kBins];
+    u32 totals[32], equal[32], above[32];
+    u32 chosen, wanted;
+};
+
+/// Sum over the lanes up to this one.
+DS4_DEVICE u32 warp_scan(u32 v) {
+    u32 lane = threadIdx.x % 32;
+    for (u32 step = 1; step < 32; step *= 2) {
+        u32 other = shuffle(v, int(lane - step));
+        if (lane >= step) v += other;
+    }
+    return v;
+}
+
+/// The digit of the `need`-th largest key among those counted, in `chosen`; how many of its bin are needed, in `wanted`. Thread t has
+/// the bins 2047 - 2 t and the next lower one.
+DS4_DEVICE void find_bin(TopMemory &m, u32 need) {
+    u32 t = threadIdx.x, warp = t / 32, lane = t % 32, high = kBins - 1 - 2 * t;
+    u32 first = 0, second = 0;
+    for (u32 c = 0; c < kCopies; c++) first += m.histogram[c][high], second += m.histogram[c][high - 1];
+    u32 upto = warp_scan(first + second);
+    if (lane == 31) m.totals[warp] = upto;
+    sync_block();
+    u32 total = m.totals[lane], before = warp_scan(total) - total;
+    u32 above = shuffle(before, int(warp)) + upto - first - second;
+    if (above < need && above + first >= need) m.chosen = high, m.wanted = need - above;
+    else if (above + first < need && above + first + second >= need) m.chosen = high - 1, m.wanted = need - above - first;
+    sync_block();
 }
 
 /// The largest `top_k` scores of each row, the lower row first among equals; ascending. `selected`: how many were chosen, or
-/// all ones where the row attends to all it sees. grid: rows; 1024 threads.
+/// all ones where the row attends to all it sees. grid: rows; 1024 threads: a warp has consecutive keys.
 DS4_KERNEL(index_top, 1024, 1, IndexParams) {
-    __shared__ u32 histogram[256], chosen, wanted, warp_equal[32], warp_taken[32];
+    __shared__ TopMemory m;
     u32 row = p.first_row + blockIdx.x, t = threadIdx.x, warp = t / 32, lane = t % 32;
     RowInfo info = ptr<const RowInfo>(p.rows)[row];
     u32 visible = (info.position + 1) / p.place.ratio;
@@ -140,57 +171,67 @@ DS4_KERNEL(index_top, 1024, 1, IndexParams) {
         return;
     }
     const float *scores = ptr<const float>(p.scores) + u64(blockIdx.x) * p.score_stride;
-    // Eight bits of the smallest chosen key at a time.
+    u32 steps = div_up(visible, 1024), begin = warp * steps * 32 + lane;
+    // Keys that are none are 0, below that of every score.
+    u32 kept[kKept];
+    bool keeps = steps <= u32(kKept);
+    auto key_at = [&](u32 i) { return i < visible ? max_u(order_key(scores[i]), 1) : 0; };
+    if (keeps) {
+#pragma unroll
+        for (int j = 0; j < kKept; j++) {
+            if (u32(j) >= steps) break;
+            kept[j] = key_at(begin + j * 32);
+        }
+    }
+    auto each = [&](auto &&visit) {
+        if (keeps) {
+#pragma unroll
+            for (int j = 0; j < kKept; j++) {
+                if (u32(j) >= steps) break;
+                visit(begin + j * 32, kept[j]);
+            }
+        } else {
+#pragma unroll 1
+            for (u32 j = 0; j < steps; j++) visit(begin + j * 32, key_at(begin + j * 32));
+        }
+    };
+    // Some bits of the smallest chosen key at a time.
     u32 prefix = 0, need = p.top_k;
-    for (int shift = 24; shift >= 0; shift -= 8) {
-        if (t < 256) histogram[t] = 0;
+    constexpr int kShifts[3] = {21, 10, 0};
+#pragma unroll 1
+    for (int digit = 0; digit < 3; digit++) {
+        int shift = kShifts[digit], width = digit == 2 ? 10 : 11, end = shift + width;
+        for (u32 i = t; i < kCopies * kBins; i += 1024) m.histogram[i / kBins][i % kBins] = 0;
         sync_block();
-        for (u32 i = t; i < visible; i += 1024) {
-            u32 key = order_key(scores[i]);
-            if (shift == 24 || key >> (shift + 8) == prefix >> (shift + 8)) atomic_add(&histogram[key >> shift & 0xFF], 1);
-        }
+        u32 *counts = m.histogram[warp % kCopies];
+        each([&](u32, u32 key) {
+            if (key != 0 && (digit == 0 || key >> end == prefix >> end)) atomic_add(&counts[key >> shift & ((1u << width) - 1)], 1);
+        });
         sync_block();
-        if (warp == 0) {
-            // Lane l has bins 255 - 8 l and seven below; how many keys lie in bins above its own?
-            u32 mine = 0;
-            for (int k = 0; k < 8; k++) mine += histogram[255 - (lane * 8 + k)];
-            u32 above = mine;
-            for (u32 step = 1; step < 32; step *= 2) {
-                u32 other = shuffle(above, int(lane - step));
-                if (lane >= step) above += other;
-            }
-            above -= mine;
-            if (above < need && above + mine >= need) {
-                int bin = 255 - int(lane) * 8;
-                while (above + histogram[bin] < need) above += histogram[bin--];
-                chosen = u32(bin), wanted = need - above;
-            }
-        }
-        sync_block();
-        prefix |= chosen << shift;
-        need = wanted;
+        find_bin(m, need);
+        prefix |= m.chosen << shift;
+        need = m.wanted;
         sync_block();
     }
+    u32 equal = 0, above = 0;
+    each([&](u32, u32 key) {
+        equal += count_bits(warp_votes(key == prefix)), above += count_bits(warp_votes(key > prefix));
+    });
+    if (lane == 0) m.equal[warp] = equal, m.above[warp] = above;
+    sync_block();
+    // Lane l has what warp l takes: of the keys that equal the smallest one only the first.
+    u32 equals = m.equal[lane], equals_before = warp_scan(equals) - equals;
+    u32 takes = m.above[lane] + (equals_before < need ? min_u(equals, need - equals_before) : 0);
+    u32 places = warp_scan(takes) - takes;
+    u32 rank = shuffle(equals_before, int(warp)), place = shuffle(places, int(warp));
     u32 *out = ptr<u32>(p.selection) + u64(row) * p.top_k;
-    u32 equal_before = 0, taken_before = 0;
-    for (u32 base = 0; base < visible; base += 1024) {
-        u32 i = base + t;
-        u32 key = i < visible ? order_key(scores[i]) : 0;
-        bool above = i < visible && key > prefix, equal = i < visible && key == prefix;
-        u32 equal_votes = warp_votes(equal);
-        if (lane == 0) warp_equal[warp] = count_bits(equal_votes);
-        sync_block();
-        u32 rank = equal_before + count_bits(equal_votes & ((1u << lane) - 1));
-        for (u32 w = 0; w < warp; w++) rank += warp_equal[w];
-        bool take = above || (equal && rank < need);
-        u32 take_votes = warp_votes(take);
-        if (lane == 0) warp_taken[warp] = count_bits(take_votes);
-        sync_block();
-        u32 place = taken_before + count_bits(take_votes & ((1u << lane) - 1));
-        for (u32 w = 0; w < warp; w++) place += warp_taken[w];
-        if (take) out[place] = i;
-        for (u32 w = 0; w < 32; w++) equal_before += warp_equal[w], taken_before += warp_taken[w];
-        sync_block();
-    }
+    u32 lower = (1u << lane) - 1;
+    each([&](u32 i, u32 key) {
+        u32 equal_votes = warp_votes(key == prefix);
+        bool take = key > prefix || (key == prefix && rank + count_bits(equal_votes & lower) < need);
+        u32 votes = warp_votes(take);
+        if (take) out[place + count_bits(votes & lower)] = i;
+        rank += count_bits(equal_votes), place += count_bits(votes);
+    });
     if (t == 0) ptr<u32>(p.selected)[row] = p.top_k;
 }

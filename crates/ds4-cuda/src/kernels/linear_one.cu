@@ -1,8 +1,10 @@
 // Matrix products of a batch of one row, with weights on their way before the row is there. Sums as in `linear.cu`, in the same order.
 //
-// A unit is 32 rows of a matrix, or of the two matrices of a gated pair. A block computes units one after the other; its warps share the
-// unit's tiles and segments. Several matrices that take the same input are one launch.
-#include "forms.cuh"
+// A unit is some tiles of a matrix, or of the two matrices of a gated pair. A block computes units one after the other; its warps share
+// the unit's tiles and segments. Several matrices that take the same input are one launch. What else waits for the same kernel ahead, the
+// row's entries in the cache, has blocks of its own.
+#include "cache.cuh"
+#include "one_input.cuh"
 #include "stream.cuh"
 
 /// What becomes of a product.
@@ -15,11 +17,57 @@ enum Outcome : u32 {
     kGated = 2,
 };
 
-/// One stage: a block of Q8_0, or half a block of float16.
-constexpr u32 kStage = kBlockBytes<Q8_0>;
-constexpr u32 kHalfStep = 4096;
+/// A product with one row.
+struct SmallProduct {
+    Weight w;
+    u64 y;
+    /// The product's units in the launch's numbering.
+    u32 unit_begin, unit_end;
+    /// Row of x for rows of W from group * group_rows on: group.
+    u32 group_rows;
+    float scale;
+    /// An `Outcome`.
+    u32 outcome;
+    /// How the columns are cut, as `segments_of` has it.
+    u32 segments, segment_blocks;
+    /// Tiles of a unit, of each matrix: an even number.
+    u32 tiles;
+};
 
-/// A warp's position among its steps, in units of this block.
+struct SmallProductParams {
+    SmallProduct products[kMaxProducts];
+    OneInput input;
+    /// Where outcomes go that are not plain: row `out_row`.
+    Rows out;
+    CacheParams cache;
+    u32 units, out_row;
+    float limit;
+    /// Whether `out` needs float16, too.
+    u32 halves;
+    /// Blocks in front of the others that write to the cache.
+    u32 roles, pad;
+};
+
+/// One stage: half a block of Q8_0 with the scales, or a quarter of one of float16.
+constexpr u32 kStepCodes = 2048, kStepScales = 128, kStepBytes = kStepCodes + kStepScales;
+/// Most items of a unit, and floats of an item's sums.
+constexpr u32 kMostItems = 32, kSlot = 16;
+
+DS4_DEVICE u32 items_of(const SmallProduct &p) { return (p.outcome == kGated ? 2 : 1) * p.tiles * p.segments; }
+
+struct ItemPlace {
+    u32 tile, first, last;
+    bool exists, second;
+};
+
+DS4_DEVICE ItemPlace place_of(const SmallProduct &product, u32 unit, u32 item) {
+    u32 per = product.segment_blocks, slot = item / product.segments, segment = item - slot * product.segments;
+    bool second = slot >= product.tiles;
+    u32 tile = (unit - product.unit_begin) * product.tiles + slot - (second ? product.tiles : 0);
+    return {tile, segment * per, min_u(segment * per + per, product.w.blocks), tile * 16 < product.w.rows, second};
+}
+
+/// A warp's position among its steps.
 struct Cursor {
     u32 unit, index, item;
     /// Steps of the item that are left.
@@ -28,116 +76,192 @@ struct Cursor {
     const u8 *codes, *scales;
 };
 
-/// Items of a unit: its tiles, of both matrices of a pair, times segments.
-DS4_DEVICE u32 items_of(const SmallProduct &p) { return (p.outcome == kGated ? 4 : 2) * p.segments; }
-
-struct ItemPlace {
-    u32 tile, first, last;
-    bool exists, second;
+/// A block's units: all from `first` on, `step` apart, before `end`.
+struct Share {
+    u32 first, end, step;
 };
 
-DS4_DEVICE ItemPlace place_of(const SmallProductParams &p, u32 index, u32 unit, u32 item) {
-    const SmallProduct &product = p.products[index];
-    u32 per = product.segment_blocks, count = product.segments;
-    u32 slot = item / count, segment = item - slot * count;
-    const Weight &w = product.w;
-    u32 tile = (unit - product.unit_begin) * 2 + slot % 2;
-    return {tile, segment * per, min_u(segment * per + per, w.blocks), tile * 16 < w.rows, slot >= 2};
+/// Neighbours where the input depends on the unit, so that it is staged once; else those that are a grid apart, so that every block has
+/// some of each matrix.
+DS4_DEVICE Share share_of(const SmallProductParams &p) {
+    u32 number = blockIdx.x - p.roles, blocks = gridDim.x - p.roles;
+    if (p.products[0].group_rows == 0) return {number, p.units, blocks};
+    return {number * p.units / blocks, (number + 1) * p.units / blocks, 1};
 }
 
 /// Moves to the next item that exists.
-DS4_DEVICE void seek(const SmallProductParams &p, Cursor &c) {
-    for (; c.unit < p.units; c.unit += gridDim.x, c.item = threadIdx.x / 32) {
+DS4_DEVICE void seek(const SmallProductParams &p, Cursor &c, const Share &mine) {
+    for (; c.unit < mine.end; c.unit += mine.step, c.item = threadIdx.x / 32) {
         while (c.unit >= p.products[c.index].unit_end) c.index++;
         const SmallProduct &product = p.products[c.index];
         for (; c.item < items_of(product); c.item += blockDim.x / 32) {
-            ItemPlace at = place_of(p, c.index, c.unit, c.item);
+            ItemPlace at = place_of(product, c.unit, c.item);
             if (!at.exists) continue;
             const Weight &w = at.second ? p.products[c.index + 1].w : product.w;
             u64 block = u64(at.tile) * w.blocks + at.first;
             c.integers = w.type == Q8_0;
             c.codes = ptr<const u8>(w.codes) + block * (c.integers ? Layout<Q8_0>::codes : Layout<F16>::codes);
             c.scales = ptr<const u8>(w.scales) + block * Layout<Q8_0>::scales;
-            c.left = (at.last - at.first) * (c.integers ? 1 : 2);
+            c.left = (at.last - at.first) * (c.integers ? 2 : 4);
             return;
         }
     }
 }
 
-DS4_DEVICE void fill_stage(const SmallProductParams &p, Cursor &c, u8 *to) {
-    if (c.unit >= p.units) return;
-    copy_warp<kHalfStep>(to, c.codes);
-    c.codes += kHalfStep;
-    if (c.integers) copy_warp<Layout<Q8_0>::scales>(to + kHalfStep, c.scales), c.scales += Layout<Q8_0>::scales;
+DS4_DEVICE void fill_stage(const SmallProductParams &p, Cursor &c, u8 *to, const Share &mine) {
+    if (c.unit >= mine.end) return;
+    copy_warp<kStepCodes>(to, c.codes);
+    c.codes += kStepCodes;
+    u32 lane = threadIdx.x % 32;
+    if (c.integers) {
+        // A row has the scales of both halves side by side.
+        if (lane < 16) copy_async<8>(to + kStepCodes + lane * 8, c.scales + lane * 16);
+        c.scales += c.left % 2 == 0 ? 8 : Layout<Q8_0>::scales - 8;
+    }
     if (--c.left > 0) return;
     c.item += blockDim.x / 32;
-    seek(p, c);
+    seek(p, c, mine);
 }
 
-/// grid: blocks that share the units of all products; 256 threads, or fewer where shared memory is short. For Q8_0 and F16.
-DS4_KERNEL_EARLY(linear_one, 256, 2, SmallProductParams) {
-    constexpr int kStages = 3;
-    /// Sums of a segment of a tile.
-    constexpr u32 kSlot = 16;
-    DS4_DYNAMIC_SHARED(memory);
-    u32 warps = blockDim.x / 32, warp = threadIdx.x / 32, lane = threadIdx.x % 32, g = lane / 4, t = lane % 4;
-    Cursor ahead = {blockIdx.x, 0, warp, 0, false, nullptr, nullptr};
-    seek(p, ahead);
-    auto fill = [&](u8 *to) { fill_stage(p, ahead, to); };
-    Ring<kStages, kStage> ring;
-    ring.start(memory + warp * (kStages * kStage), fill);
-    float *part = reinterpret_cast<float *>(memory + warps * kStages * kStage);
-    wait_for_inputs();
-
-    for (u32 unit = blockIdx.x, index = 0; unit < p.units; unit += gridDim.x) {
-        while (unit >= p.products[index].unit_end) index++;
-        const SmallProduct &product = p.products[index];
-        u32 group = product.group_rows == 0 ? 0 : (unit - product.unit_begin) * 32 / product.group_rows;
-        LaneColumns<1> columns = {{group}, {group}, {group}};
-        for (u32 item = warp; item < items_of(product); item += warps) {
-            ItemPlace at = place_of(p, index, unit, item);
-            if (!at.exists) continue;
-            float acc[1][4] = {};
-            bool integers = product.w.type == Q8_0;
-            // A step is a block, or half of one.
-            u32 shift = integers ? 0 : 1;
-#pragma unroll 1
-            for (u32 step = at.first << shift; step < at.last << shift; step++) {
-                const u8 *stage = ring.take();
-                if (integers) {
-                    OctetColumns<true> source;
-                    source.load_from(p.x, columns, step);
-                    BlockOf<Q8_0> block;
-                    take_staged(block, stage);
-                    accumulate_block<Q8_0, 1, true>(block, nullptr, source, acc);
-                } else {
-                    GlobalColumns<1> source = {p.x, columns, step / 2, t};
-                    HalfBlock block;
-                    block.take_staged(stage, int(lane));
-                    accumulate_half<1>(block, int(step % 2), source, acc);
-                }
-                ring.give(fill);
-            }
-            if (t == 0) part[item * kSlot + g] = acc[0][0], part[item * kSlot + g + 8] = acc[0][2];
-        }
-        sync_block();
-        if (warp == 0) {
-            u32 out = (unit - product.unit_begin) * 32 + lane, count = product.segments;
-            auto sum_of = [&](u32 slot) {
-                const float *from = part + slot * count * kSlot + lane % 16;
-                float sum = from[0];
-                for (u32 s = 1; s < count; s++) sum += from[s * kSlot];
-                return sum;
-            };
-            bool inside = out < product.w.rows;
-            float v = inside ? sum_of(lane / 16) : 0.0f;
-            if (product.outcome == kPlain) {
-                if (inside) ptr<float>(product.y)[out] = v * product.scale;
-            } else {
-                if (product.outcome == kGated) v = inside ? swiglu(v, sum_of(2 + lane / 16), p.limit) : 0.0f;
-                emit_forms(p.out, p.out_row, out, v, true, p.halves);
-            }
-        }
-        sync_block();
+/// Half a block of Q8_0, groups `group` to `group` + 3 of the row.
+DS4_DEVICE void add_integers(const u8 *stage, const Staged &x, u32 group, float (&acc)[4]) {
+    u32 lane = threadIdx.x % 32, g = lane / 4, t = lane % 4;
+    uint4 codes[4];
+    uint2 x_codes[4];
+#pragma unroll
+    for (int i = 0; i < 4; i++) codes[i] = load<uint4>(stage + i * 512 + lane * 16);
+#pragma unroll
+    for (int i = 0; i < 4; i++) x_codes[i] = load<uint2>(x.codes() + (group + i) * 32 + t * 8);
+    float4 d4 = load<float4>(x.scales() + group);
+    uint2 scale0 = load<uint2>(stage + kStepCodes + g * 8), scale1 = load<uint2>(stage + kStepCodes + g * 8 + 64);
+    float d[4] = {d4.x, d4.y, d4.z, d4.w};
+#pragma unroll
+    for (int i = 0; i < 4; i++) {
+        u32 shift = i % 2 * 16;
+        float s0 = half_to_float(u16((i < 2 ? scale0.x : scale0.y) >> shift));
+        float s1 = half_to_float(u16((i < 2 ? scale1.x : scale1.y) >> shift));
+        int c[4] = {kMagicInt, kMagicInt, kMagicInt, kMagicInt};
+        u32 a[4] = {codes[i].x, codes[i].y, codes[i].z, codes[i].w}, b[2] = {x_codes[i].x, x_codes[i].y};
+        mma_s8(c, a, b);
+        acc[0] = fmaf(magic_sum(c[0]), s0 * d[i], acc[0]);
+        acc[2] = fmaf(magic_sum(c[2]), s1 * d[i], acc[2]);
     }
 }
+
+/// A quarter of a block of float16, groups `group` and the next.
+DS4_DEVICE void add_halves_of(const u8 *stage, const Staged &x, u32 group, float (&acc)[4]) {
+    u32 lane = threadIdx.x % 32, t = lane % 4;
+#pragma unroll
+    for (int i = 0; i < 2; i++) {
+        uint4 r0 = load<uint4>(stage + i * 1024 + lane * 16), r1 = load<uint4>(stage + i * 1024 + 512 + lane * 16);
+        u32 at = (group + i) * 32 + t * 8;
+        uint4 hi = load<uint4>(x.halves() + at), lo = load<uint4>(x.halves() + x.padded + at);
+        mma_f16(acc, r0.x, r1.x, r0.y, r1.y, hi.x, hi.y);
+        mma_f16(acc, r0.x, r1.x, r0.y, r1.y, lo.x, lo.y);
+        mma_f16(acc, r0.z, r1.z, r0.w, r1.w, hi.z, hi.w);
+        mma_f16(acc, r0.z, r1.z, r0.w, r1.w, lo.z, lo.w);
+    }
+}
+
+/// What becomes of 32 rows of a unit whose segments' sums are in `part`: rows of tiles `slot` and the next, a row per lane.
+DS4_DEVICE void finish_rows(const SmallProductParams &p, u32 index, u32 unit, u32 slot, const float *part) {
+    const SmallProduct &product = p.products[index];
+    u32 lane = threadIdx.x % 32, count = product.segments;
+    u32 out = ((unit - product.unit_begin) * product.tiles + slot) * 16 + lane;
+    auto sum_of = [&](u32 from_slot) {
+        const float *from = part + (from_slot + lane / 16) * count * kSlot + lane % 16;
+        float values[8], sum;
+#pragma unroll
+        for (u32 s = 0; s < 8; s++) values[s] = s < count ? from[s * kSlot] : 0.0f;
+        sum = values[0];
+#pragma unroll
+        for (u32 s = 1; s < 8; s++)
+            if (s < count) sum += values[s];
+        return sum;
+    };
+    bool inside = out < product.w.rows;
+    float v = inside ? sum_of(slot) : 0.0f;
+    if (product.outcome == kPlain) {
+        if (inside) ptr<float>(product.y)[out] = v * product.scale;
+        return;
+    }
+    if (product.outcome == kGated) v = inside ? swiglu(v, sum_of(product.tiles + slot), p.limit) : 0.0f;
+    emit_forms(p.out, p.out_row, out, v, true, p.halves);
+}
+
+/// The row's entry in the cache, and what the cache keeps behind it: for a batch of one row attention reads neither the ring's slot nor
+/// the frontier.
+DS4_APART void cache_role(const CacheParams &p, u32 role, float *scratch) {
+    RowInfo info = *ptr<const RowInfo>(p.rows);
+    append_row(p, 0, role, info, scratch);
+    sync_block();
+    commit_row(p, 0, role, info);
+}
+
+template <int STAGES>
+DS4_DEVICE void linear_units(const SmallProductParams &p) {
+    DS4_DYNAMIC_SHARED(memory);
+    __shared__ float scratch[32], slices[kParts * kSums], mix[kSums];
+    if (blockIdx.x < p.roles) {
+        wait_for_inputs();
+        cache_role(p.cache, blockIdx.x, scratch);
+        return;
+    }
+    Share mine = share_of(p);
+    u32 warps = blockDim.x / 32, warp = threadIdx.x / 32, lane = threadIdx.x % 32, g = lane / 4, t = lane % 4;
+    Cursor ahead = {mine.first, 0, warp, 0, false, nullptr, nullptr};
+    seek(p, ahead, mine);
+    auto fill = [&](u8 *to) { fill_stage(p, ahead, to, mine); };
+    Ring<STAGES, kStepBytes> ring;
+    ring.start(memory + warp * (STAGES * kStepBytes), fill);
+    u8 *behind = memory + warps * STAGES * kStepBytes;
+    float *parts = reinterpret_cast<float *>(behind);
+    u8 *input = behind + 2 * kMostItems * kSlot * 4;
+    const Staged x = {input, p.input.x.blocks * 256};
+    wait_for_inputs();
+
+    u32 staged = ~0u, turn = 0;
+    // Blocks without units have a part in what comes with the input.
+    if (mine.first >= mine.end) stage_input(p.input, 0, input, scratch, slices, mix);
+    for (u32 unit = mine.first, index = 0; unit < mine.end; unit += mine.step, turn ^= 1) {
+        while (unit >= p.products[index].unit_end) index++;
+        const SmallProduct &product = p.products[index];
+        u32 row = product.group_rows == 0 ? 0 : (unit - product.unit_begin) * product.tiles * 16 / product.group_rows;
+        if (row != staged) {
+            if (staged != ~0u) sync_block();
+            stage_input(p.input, row, input, scratch, slices, mix);
+            sync_block();
+            staged = row;
+        }
+        float *part = parts + turn * (kMostItems * kSlot);
+        bool integers = product.w.type == Q8_0;
+        for (u32 item = warp; item < items_of(product); item += warps) {
+            ItemPlace at = place_of(product, unit, item);
+            if (!at.exists) continue;
+            float acc[4] = {};
+            if (integers) {
+#pragma unroll 1
+                for (u32 step = at.first * 2; step < at.last * 2; step++) {
+                    add_integers(ring.take(), x, step * 4, acc);
+                    ring.give(fill);
+                }
+            } else {
+#pragma unroll 1
+                for (u32 step = at.first * 4; step < at.last * 4; step++) {
+                    add_halves_of(ring.take(), x, step * 2, acc);
+                    ring.give(fill);
+                }
+            }
+            if (t == 0) part[item * kSlot + g] = acc[0], part[item * kSlot + g + 8] = acc[2];
+        }
+        sync_block();
+        // Others go on with the next unit, whose sums have another place.
+        if (warp * 2 < product.tiles) finish_rows(p, index, unit, warp * 2, part);
+    }
+}
+
+/// grid: `roles` blocks, then blocks that share the units of all products; 512 threads, or fewer where shared memory is short. For Q8_0
+/// and F16.
+DS4_KERNEL_EARLY(linear_one_3, 512, 1, SmallProductParams) { linear_units<3>(p); }
+DS4_KERNEL_EARLY(linear_one_4, 512, 1, SmallProductParams) { linear_units<4>(p); }
+DS4_KERNEL_EARLY(linear_one_5, 512, 1, SmallProductParams) { linear_units<5>(p); }

@@ -24,32 +24,6 @@ struct ProductParams {
     u32 count, rows;
 };
 
-/// A product with one row.
-struct SmallProduct {
-    Weight w;
-    u64 y;
-    /// The product's units in the launch's numbering.
-    u32 unit_begin, unit_end;
-    /// Row of x for rows of W from group * group_rows on: group.
-    u32 group_rows;
-    float scale;
-    /// An `Outcome`.
-    u32 outcome;
-    /// How the columns are cut, as `segments_of` has it.
-    u32 segments, segment_blocks, pad;
-};
-
-struct SmallProductParams {
-    SmallProduct products[kMaxProducts];
-    Rows x;
-    /// Where outcomes go that are not plain: row `out_row`.
-    Rows out;
-    u32 units, out_row;
-    float limit;
-    /// Whether `out` needs float16, too.
-    u32 halves;
-};
-
 /// Experts' rows, grouped by expert. Written by `group_slots`.
 struct Item {
     u32 expert, first, count, pad;
