@@ -90,12 +90,16 @@ const ONE_TABLES: usize = 19 << 10;
 const SMALL_COLUMNS: usize = 8;
 const PAIR_COLUMNS: usize = 2;
 /// Bytes of shared memory that the kernels for pairs of slots have beside their queue (`GateUpMemory`, `DownMemory`), at most.
-const PAIR_MEMORY: [usize; 2] = [59_648, 106_240];
+const PAIR_MEMORY: [usize; 2] = [60_736, 106_240];
 
 /// The queue's bytes, behind these: two numbers, items, slots.
 fn queue_memory(items: u32, slots: usize) -> usize {
     (16 + items as usize * 8 + slots * 2).next_multiple_of(16)
 }
+
+/// Bytes of shared memory that the kernels for one row have beside what follows, at most: tables, sums, scores.
+const QUAD_GATE_TABLES: usize = 46 << 10;
+const QUAD_DOWN_TABLES: usize = 256;
 
 /// Bytes of shared memory of gate and up with one row where four tiles share an accumulator: twelve warps have the columns of every
 /// fourth segment.
@@ -128,7 +132,8 @@ fn one_down_memory(weight: &DeviceWeight, slots: usize) -> usize {
 }
 
 impl Executor {
-    /// Expert choice and weights; `with_shared`: the shared expert's gate and up, too, if [`has_one_row`](Self::has_one_row).
+    /// Expert choice and weights; `with_shared`: the experts follow, so the shared one's gate and up, too, if
+    /// [`has_one_row`](Self::has_one_row), and the choice is left to them where they can make it.
     /// `streamed`: what their input comes of, if it is still to be made (see [`routes_from_streams`](Self::routes_from_streams)).
     pub(super) fn route(
         &self,
@@ -136,7 +141,6 @@ impl Executor {
         with_shared: bool,
         streamed: Option<params::HyperFinish>,
     ) -> Result<(), DeviceError> {
-        let config = self.model.config();
         let tensors = &self.tensors.layers[layer];
         let work = &self.work;
         let router = Linear::new(tensors.router, work.router.address());
@@ -150,7 +154,19 @@ impl Executor {
         } else {
             self.products(&work.input, self.batch.rows, &[router])?;
         }
-        let route = params::Route {
+        if with_shared && self.has_one_row(layer) && self.has_quads(tensors) {
+            // The experts' first kernel, which comes next, chooses for itself.
+            return Ok(());
+        }
+        self.launch("route", [self.batch.rows as u32, 1, 1], 256, &self.choice(layer))
+    }
+
+    /// What chooses a layer's experts.
+    fn choice(&self, layer: usize) -> params::Route {
+        let config = self.model.config();
+        let tensors = &self.tensors.layers[layer];
+        let work = &self.work;
+        params::Route {
             scores: work.router.address(),
             bias: tensors.bias,
             table: tensors.table,
@@ -161,8 +177,7 @@ impl Executor {
             used: config.n_expert_used as u32,
             scale: config.expert_weights_scale,
             pad: 0,
-        };
-        self.launch("route", [self.batch.rows as u32, 1, 1], 256, &route)
+        }
     }
 
     /// Whether the routed experts' formats are those of the 2-bit files, and the shared expert's Q8_0.
@@ -175,8 +190,8 @@ impl Executor {
 
     /// Whether a batch of one row runs on the kernels where four tiles share an accumulator.
     fn has_quads(&self, t: &DeviceLayer) -> bool {
-        let most =
-            (quad_gate_memory(&t.gate_exps) + (46 << 10)).max(quad_down_memory(&t.down_exps, self.slots()) + 256);
+        let most = (quad_gate_memory(&t.gate_exps) + QUAD_GATE_TABLES)
+            .max(quad_down_memory(&t.down_exps, self.slots()) + QUAD_DOWN_TABLES);
         Self::is_two_bit(t) && most <= self.device.shared_memory_limit()
     }
 
@@ -236,7 +251,7 @@ impl Executor {
             if !shared_done {
                 self.shared_gate_up(layer, None, None)?;
             }
-            self.one_row(layer)?;
+            self.one_row(layer, shared_done)?;
             return Ok(Merged::Output);
         }
         if !self.experts_are_fast(tensors) {
@@ -368,7 +383,8 @@ impl Executor {
         self.launch(DOWN[t.down_exps.storage.index()], grid, 256, &down)
     }
 
-    fn one_row(&self, layer: usize) -> Result<(), DeviceError> {
+    /// `with_choice`: of the experts, too, where the kernels can make it; elsewhere it is there.
+    fn one_row(&self, layer: usize, with_choice: bool) -> Result<(), DeviceError> {
         let config = self.model.config();
         let t = &self.tensors.layers[layer];
         let work = &self.work;
@@ -398,9 +414,12 @@ impl Executor {
         };
         if self.has_quads(t) {
             let shared = quad_gate_memory(&t.gate_exps) as u32;
+            let route = if with_choice { self.choice(layer) } else { Self::empty() };
+            let gate_up = params::QuadGateUp { product: gate_up, route };
             self.launch_with("expert_gate_up_quads", grid, 384, shared, &gate_up)?;
             let shared = quad_down_memory(&t.down_exps, self.slots()) as u32;
             let grid = [config.n_embd.div_ceil(32) as u32, 1, 1];
+            let down = params::QuadDown { product: down, n_expert: config.n_expert as u32, pad: 0 };
             return self.launch_with("expert_down_quads", grid, 768, shared, &down);
         }
         let shared = one_gate_memory(&t.gate_exps) as u32;

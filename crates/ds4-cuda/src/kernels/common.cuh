@@ -412,6 +412,19 @@ DS4_DEVICE u32 warp_votes(bool vote) {
 #endif
 }
 
+/// The warp's largest number.
+DS4_DEVICE u32 warp_most(u32 x) {
+#ifdef DS4_EMULATION
+    for (int mask = 16; mask > 0; mask /= 2) x = max_u(x, shuffle_xor(x, mask));
+    return x;
+#else
+    return __reduce_max_sync(0xFFFFFFFFu, x);
+#endif
+}
+
+/// The warp's smallest number.
+DS4_DEVICE u32 warp_least(u32 x) { return ~warp_most(~x); }
+
 DS4_DEVICE int count_bits(u32 x) {
 #ifdef DS4_EMULATION
     return __builtin_popcount(x);

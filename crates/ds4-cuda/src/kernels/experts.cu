@@ -1,61 +1,22 @@
 // Mixture of experts: choice, grouping of a batch by expert, gate and up products with SwiGLU, down products, sums.
 #include "expert_sort.cuh"
 #include "experts.cuh"
+#include "route.cuh"
 
-struct RouteParams {
-    u64 scores, bias, table, rows, ids, weights;
-    u32 n_expert, used;
-    float scale;
-    u32 pad;
-};
-
-DS4_DEVICE float softplus(float x) { return fmaxf(x, 0.0f) + log1pf(expf(-fabsf(x))); }
-
-/// Experts of each row by the largest score plus bias (the lower number first among equals), or by the token's table row. An expert's
-/// place is how many come before it.
-/// grid: rows; 256 threads.
+/// Experts of each row by the largest score plus bias (the lower number first among equals), or by the token's table row.
+/// grid: rows; 256 threads, of which the first warp chooses.
 DS4_KERNEL(route, 256, 4, RouteParams) {
-    // Keys that are none are 0, below all others.
-    alignas(16) __shared__ u32 keys[kMostExperts];
-    __shared__ float scores[kMostExperts], chosen[32];
-    u32 row = blockIdx.x, t = threadIdx.x, lane = t % 32, padded = div_up(p.n_expert, 32) * 32;
-    const float *logits = ptr<const float>(p.scores) + u64(row) * p.n_expert;
-    for (u32 e = t; e < padded; e += 256) {
-        float score = e < p.n_expert ? sqrtf(softplus(logits[e])) : 0.0f, bias = 0.0f;
-        if (e < p.n_expert && p.bias != 0) bias = ptr<const float>(p.bias)[e];
-        scores[e] = score;
-        keys[e] = e < p.n_expert ? max_u(order_key(score + bias), 1) : 0;
-    }
-    u32 *ids = ptr<u32>(p.ids) + row * p.used;
+    __shared__ RouteScores scores;
+    u32 row = blockIdx.x;
+    scores.load(p, row);
     sync_block();
-    if (p.table != 0) {
-        if (t < p.used) {
-            u32 e = ptr<const u32>(p.table)[u64(ptr<const RowInfo>(p.rows)[row].token) * p.used + t];
-            ids[t] = e, chosen[t] = scores[e];
-        }
-    } else {
-        for (u32 e = t; e < p.n_expert; e += 256) {
-            u32 mine = keys[e], own = e / 32 * 32, place = 0;
-            auto count = [&](u32 from, u32 to, auto &&limit) {
-#pragma unroll 4
-                for (u32 j = from; j < to; j += 4) {
-                    uint4 k = *reinterpret_cast<const uint4 *>(&keys[j]);
-                    place += (k.x > limit(j)) + (k.y > limit(j + 1)) + (k.z > limit(j + 2)) + (k.w > limit(j + 3));
-                }
-            };
-            // Of equals those before it count.
-            count(0, own, [&](u32) { return mine - 1; });
-            count(own, own + 32, [&](u32 j) { return j < e ? mine - 1 : mine; });
-            count(own + 32, padded, [&](u32) { return mine; });
-            if (place < p.used) ids[place] = e, chosen[place] = scores[e];
-        }
-    }
-    sync_block();
-    if (t >= 32) return;
-    float mine = lane < p.used ? chosen[lane] : 0.0f, sum = 0.0f;
-    for (u32 k = 0; k < p.used; k++) sum += shuffle(mine, int(k));
-    float factor = p.scale / fmaxf(sum, 1e-20f);
-    if (lane < p.used) ptr<float>(p.weights)[row * p.used + lane] = mine * factor;
+    if (threadIdx.x >= 32) return;
+    u32 id;
+    float weight;
+    scores.choose(p, row, id, weight);
+    if (threadIdx.x >= p.used) return;
+    ptr<u32>(p.ids)[row * p.used + threadIdx.x] = id;
+    ptr<float>(p.weights)[row * p.used + threadIdx.x] = weight;
 }
 
 struct GroupParams {

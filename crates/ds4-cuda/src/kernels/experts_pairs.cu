@@ -7,7 +7,9 @@
 #include "quad.cuh"
 
 /// Most columns of an item of the routed experts, and bytes of a block of them: codes and scales; sums of 16s.
-constexpr u32 kPair = 2, kPairBytes = 576, kSummedPairBytes = 704;
+constexpr u32 kPair = 2, kPairBytes = 640, kSummedPairBytes = 704;
+/// Bytes from a column's codes to the next one's in gate and up: other banks. Down has them 256 apart: registers are short there.
+constexpr u32 kNextColumn = 288;
 /// Sums of a unit's four tiles: [tile][segment][column][row 16 + 1].
 constexpr u32 kPairSums = 4 * 8 * kPair * 17;
 
@@ -79,7 +81,8 @@ DS4_DEVICE float pair_sum(const float *part, u32 segments, u32 tile, u32 columns
 struct GateUpMemory {
     u32 grid[kLaneGridWords];
     u8 columns[8][2][kPairBytes];
-    uint4 zeros[16];
+    /// Zeros are not in the banks of columns.
+    uint4 pad[4], zeros[16];
     /// Sums of a shared item; or twice those of a pair.
     float part[2 * kPartFloats<1>];
 };
@@ -115,8 +118,8 @@ DS4_KERNEL_LATE(expert_gate_up_pairs, 256, 2, ExpertParams) {
     auto stage_columns = [&](u32 column, u32 b, u32 which) {
         // Half a warp copies a column's codes; four lanes copy scales.
         u32 at = column * blocks + b, of_scales = shuffle(at, int(lane * 8 & 16));
-        copy_stream(m.columns[segment][which] + lane * 16, ptr<const u8>(p.x.q) + u64(at) * 256 + lane % 16 * 16);
-        if (lane < 4) copy_stream(m.columns[segment][which] + 512 + lane * 16, ptr<const u8>(p.x.d) + u64(of_scales) * 32 + lane % 2 * 16);
+        copy_stream(m.columns[segment][which] + lane / 16 * kNextColumn + lane % 16 * 16, ptr<const u8>(p.x.q) + u64(at) * 256 + lane % 16 * 16);
+        if (lane < 4) copy_stream(m.columns[segment][which] + 576 + lane * 16, ptr<const u8>(p.x.d) + u64(of_scales) * 32 + lane % 2 * 16);
         commit_copies();
     };
     auto start_unit = [&](const Place &place, u32 which) {
@@ -155,7 +158,7 @@ DS4_KERNEL_LATE(expert_gate_up_pairs, 256, 2, ExpertParams) {
                     for (int j = 0; j < 4; j++) c[j][0] = c[j][1] = c[j][2] = c[j][3] = kMagicInt;
 #pragma unroll
                     for (int k = 0; k < 4; k++) {
-                        const u8 *from = g / 2 == u32(k) ? x + g % 2 * 256 + t * 8 : zero;
+                        const u8 *from = g / 2 == u32(k) ? x + g % 2 * kNextColumn + t * 8 : zero;
 #pragma unroll
                         for (int j = 0; j < 4; j++) {
                             u32 a[4], operand[2];
@@ -169,8 +172,8 @@ DS4_KERNEL_LATE(expert_gate_up_pairs, 256, 2, ExpertParams) {
 #pragma unroll
                     for (int j = 0; j < 4; j++)
                         scales[j][0] = iq2_scale(d0, quad.scale[0], h * 4 + j), scales[j][1] = iq2_scale(d1, quad.scale[1], h * 4 + j);
-                    sums.add(0, c, scales, x + 512 + h * 16);
-                    if (item.count > 1) sums.add(1, c, scales, x + 544 + h * 16);
+                    sums.add(0, c, scales, x + 576 + h * 16);
+                    if (item.count > 1) sums.add(1, c, scales, x + 608 + h * 16);
                 }
                 which ^= 1;
             }
@@ -244,12 +247,12 @@ DS4_KERNEL_LATE(expert_down_pairs, 256, 2, DownParams) {
             stage_weights<Q2_K>(m.weights[segment][which] + k * kBlock, p.routed, place.at + b + min_u(k, place.second) * blocks);
     };
     auto stage_columns = [&](const Place &place, u32 b, u32 which) {
-        u8 *to = m.columns[segment][which] + lane * 16;
+        u8 *to = m.columns[segment][which];
         u32 at = place.column * blocks + b, low = shuffle(at, 0), high = shuffle(at, 16);
-        copy_stream(to, ptr<const u8>(p.x.q) + u64(at) * 256 + lane % 16 * 16);
+        copy_stream(to + lane / 16 * 256 + lane % 16 * 16, ptr<const u8>(p.x.q) + u64(at) * 256 + lane % 16 * 16);
         // Scales of both columns, then sums of both.
-        if (lane < 4) copy_stream(to + 512, ptr<const u8>(p.x.d) + u64(lane < 2 ? low : high) * 32 + lane % 2 * 16);
-        else if (lane < 12) copy_stream(to + 512, ptr<const u8>(p.x.s) + u64(lane < 8 ? low : high) * 64 + lane % 4 * 16);
+        if (lane < 4) copy_stream(to + 512 + lane * 16, ptr<const u8>(p.x.d) + u64(lane < 2 ? low : high) * 32 + lane % 2 * 16);
+        else if (lane < 12) copy_stream(to + 512 + lane * 16, ptr<const u8>(p.x.s) + u64(lane < 8 ? low : high) * 64 + lane % 4 * 16);
         commit_copies();
     };
     u32 number = blockIdx.x, next = number + gridDim.x, which = 0;
