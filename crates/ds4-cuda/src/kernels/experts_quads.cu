@@ -162,12 +162,14 @@ DS4_DEVICE void stage_column(u8 *to, const Rows &x, u32 slot, u32 block) {
     if (lane < 22) copy_stream(to + lane * 16, from);
 }
 
-/// A pair's product with the four of a quad, added up in their order of columns.
+/// A quad's four pairs: their tile blocks and columns in shared memory.
 struct DownQuad {
     u8 *weights, *columns;
     const u8 *zero;
 
-    DS4_MEMBER void add(u32 t, const u32 (&column_of)[4], float &acc0, float &acc1) const {
+    /// Adds a block's products to the sums of the lane's pair. `other_half`: called before the third pair's weights are read.
+    template <class Wait>
+    DS4_MEMBER void add(u32 t, const u32 (&column_of)[4], float &acc0, float &acc1, Wait &&other_half) const {
         constexpr u32 kBlock = kBlockBytes<Q2_K>;
         u32 g = threadIdx.x % 32 / 4;
         int c[4][4];
@@ -176,6 +178,7 @@ struct DownQuad {
         for (int k = 0; k < 4; k++) c[k][0] = c[k][1] = c[k][2] = c[k][3] = kMagicInt;
 #pragma unroll
         for (int k = 0; k < 4; k++) {
+            if (k == 2) other_half();
             const u8 *block = weights + k * kBlock, *x = columns + column_of[k] * kSummedColumn;
             const u8 *even = g == u32(2 * k) ? x + t * 8 : zero, *odd = g == u32(2 * k + 1) ? x + t * 8 : zero;
             Q2Half half[2] = {Q2Half(block, 0), Q2Half(block, 1)};
@@ -231,26 +234,25 @@ DS4_DEVICE void down_quads(const DownOneParams &p, u32 n_expert) {
     Segments s = segments_of(blocks);
     u32 first = segment * s.blocks, last = segment < s.count ? min_u(first + s.blocks, blocks) : first;
     // Pairs behind the last repeat it.
-    auto stage_quad = [&](u32 q, u32 b) {
+    auto stage_half = [&](u32 q, u32 b, u32 half) {
 #pragma unroll
-        for (u32 k = 0; k < 4; k++) {
+        for (u32 k = half * 2; k < half * 2 + 2; k++) {
             u32 pair = min_u(q * 4 + k, pairs - 1), expert = shuffle(id, int(pair / 2));
             u64 tile = min_u(unit * 2 + pair % 2, tiles - 1);
             stage_weights<Q2_K>(own + k * kBlock, slab_of(p.routed, expert), tile * blocks + b);
         }
-        commit_copies();
     };
     auto stage_columns = [&](u32 q, u32 b) {
 #pragma unroll
         for (u32 k = 0; k < 2; k++) stage_column(own + 4 * kBlock + k * kSummedColumn, p.x, min_u(q * 2 + k, p.used - 1), b);
-        commit_copies();
     };
     // The shared expert's tiles are the work of a segment's first two warps.
     bool with_shared = turn < 2 && first < last;
     u64 shared_at = u64(min_u(unit * 2 + turn % 2, tiles - 1)) * blocks;
     BlockOf<Q8_0> shared;
-    if (first < last && turn < quads) stage_quad(turn, first);
+    bool active = first < last && turn < quads;
     if (with_shared) shared.load_from(p.shared, shared_at + first, int(lane), nullptr);
+    if (active) stage_half(turn, first, 0);
     sync_block();
 
     wait_for_inputs();
@@ -259,11 +261,15 @@ DS4_DEVICE void down_quads(const DownOneParams &p, u32 n_expert) {
         id = chosen;
         copies_done();
         sync_warp();
-        if (first < last && turn < quads) stage_quad(turn, first);
+        if (active) stage_half(turn, first, 0);
     }
     if (with_shared) stage_column(own + 4 * kBlock + 2 * kSummedColumn, p.x, p.used, first);
-    if (first < last && turn < quads) stage_columns(turn, first);
-    copies_done();
+    // Columns come behind the weights that were asked for before, so only half of these were.
+    if (active) stage_columns(turn, first);
+    commit_copies();
+    if (active) stage_half(turn, first, 1);
+    commit_copies();
+    wait_copies<1>();
     sync_warp();
     if (with_shared) {
         float acc[1][4] = {};
@@ -290,11 +296,14 @@ DS4_DEVICE void down_quads(const DownOneParams &p, u32 n_expert) {
             for (u32 b = first; b < last; b++) {
                 if (q > turn || b > first) {
                     sync_warp();
-                    stage_quad(q, b), stage_columns(q, b);
+                    stage_half(q, b, 0), stage_half(q, b, 1), stage_columns(q, b);
                     copies_done();
                     sync_warp();
                 }
-                quad.add(t, {0, 0, 1, 1}, acc0, acc1);
+                quad.add(t, {0, 0, 1, 1}, acc0, acc1, [] {
+                    copies_done();
+                    sync_warp();
+                });
             }
             u32 pair = q * 4 + t;
             float *to = part + (pair * 8 + segment) * 16;
