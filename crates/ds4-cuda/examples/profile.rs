@@ -68,6 +68,8 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     println!("loaded {:.2} GB in {seconds:.1} s, {:.1} GB/s", bytes as f64 / 1e9, bytes as f64 / 1e9 / seconds);
     let memory = device.memory()?;
     println!("memory: {:.2} of {:.2} GiB in use", gib(memory.total - memory.free), gib(memory.total));
+    // Weights are all that is there by now, but for the driver's.
+    let loaded = memory.free;
     let vocab = model.config().n_vocab;
     let layout = StateLayout::new(model.config(), backend.numerics().kv);
     let token = |i: usize| (i.wrapping_mul(2_654_435_761) % vocab) as u32;
@@ -98,6 +100,15 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
                 table(&device)?;
             }
         }
+        let state = layout.sequence_bytes(context) as u64;
+        let memory = device.memory()?;
+        println!(
+            "memory at {context:>7}: {:.2} of {:.2} GiB in use, {:.2} more than when the weights were there, {:.2} of them state",
+            gib(memory.total - memory.free),
+            gib(memory.total),
+            gib(loaded.saturating_sub(memory.free)),
+            gib(state)
+        );
         for &batch in &o.batches {
             let mut sequences: Vec<_> = (0..batch).map(|_| sequence.fork()).collect();
             let mut times = Vec::new();

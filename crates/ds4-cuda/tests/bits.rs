@@ -6,9 +6,10 @@ mod common;
 mod harness;
 
 use common::{backend, on_gpu};
+use ds4_cuda::{CudaBackend, CudaSequence};
 use ds4_model::rows::Wanted;
 use ds4_model::state::SequenceState;
-use ds4_model::{Backend, Buffer, Compute, KvPrecision, Rows, forward};
+use ds4_model::{Backend, Buffer, Compute, KvPrecision, Rows, Sublayer, forward};
 use harness::{bits, continue_logits, logits, model, tokens};
 
 /// On a GPU long enough for the window of 128 and a compressed row of ratio 128; the emulated device is slow.
@@ -135,4 +136,86 @@ fn the_order_of_threads_does_not_matter() {
     };
     let expected = with_seed(0);
     assert!(with_seed(11) == expected, "another order of threads gives other bits");
+}
+
+/// One row's operations run in fewer kernels when nobody looks in between; what is there for those who look is the same.
+#[test]
+fn a_row_that_is_looked_at_on_the_way_has_the_same_bits() {
+    let file = "m-q2";
+    let tokens = &tokens(file, 300)[..2];
+    // Seeds of a device with much shared memory and of one with little.
+    for seed in [3, 4] {
+        let mut backend = backend(model(file), Compute::Int8, KvPrecision::Model, seed);
+        let mut whole = backend.new_sequence();
+        let mut looked_at = backend.new_sequence();
+        for (position, &token) in tokens.iter().enumerate() {
+            let mut rows = Rows::new();
+            rows.push(0, position, &[token], Wanted::Last);
+            let results = [Buffer::Logits, Buffer::ExpertIds, Buffer::ExpertWeights, Buffer::Output];
+            forward(&mut backend, &rows, &mut [&mut whole]).expect("a working backend");
+            let expected = results.map(|buffer| bits(&backend.read(buffer).expect("a buffer")));
+            let choice = look_at(&mut backend, &rows, &mut looked_at);
+            assert!(choice == expected[1..3], "seed {seed}, position {position}: other experts");
+            for (buffer, expected) in results.into_iter().zip(&expected) {
+                let found = bits(&backend.read(buffer).expect("a buffer"));
+                assert!(found == *expected, "seed {seed}, position {position}: {buffer:?} has other bits");
+            }
+            // Experts that somebody else has chosen are not chosen anew.
+            let last = backend.model().config().n_layer - 1;
+            let weights = backend.read(Buffer::ExpertWeights).expect("a buffer");
+            backend.write(Buffer::ExpertWeights, &vec![0.0; weights.len()]).expect("as many values");
+            backend.moe(last).expect("a working backend");
+            assert!(
+                bits(&backend.read(Buffer::Output).expect("a buffer")) != expected[3],
+                "weights of 0 change nothing"
+            );
+        }
+    }
+}
+
+/// The forward pass with a look at what each operation has left, which is put back as it was. Gives the last layer's choice of experts and
+/// their weights.
+fn look_at(backend: &mut CudaBackend, rows: &Rows, sequence: &mut CudaSequence) -> [Vec<u32>; 2] {
+    let mut choice = [Vec::new(), Vec::new()];
+    let look = |backend: &mut CudaBackend, buffers: &[Buffer]| {
+        for &buffer in buffers {
+            let values = backend.read(buffer).expect("a buffer");
+            backend.write(buffer, &values).expect("values that were just read");
+        }
+    };
+    backend.begin(rows).expect("a working backend");
+    backend.embed(rows).expect("a working backend");
+    look(backend, &[Buffer::Streams]);
+    for layer in 0..backend.model().config().n_layer {
+        for sublayer in [Sublayer::Attention, Sublayer::Experts] {
+            backend.hc_mix(layer, sublayer).expect("a working backend");
+            look(backend, &[Buffer::Input, Buffer::Post, Buffer::Comb]);
+            if sublayer == Sublayer::Attention {
+                backend.attn_in(layer).expect("a working backend");
+                look(backend, &[Buffer::QueryLatent, Buffer::Kv]);
+                backend.attn_q(layer, rows).expect("a working backend");
+                look(backend, &[Buffer::QueryLatent, Buffer::Query]);
+                backend.kv_append(layer, rows, &mut [sequence]).expect("a working backend");
+                look(backend, &[Buffer::Kv]);
+                backend.index_select(layer, rows, &mut [sequence]).expect("a working backend");
+                backend.attend(layer, rows, &mut [sequence]).expect("a working backend");
+                look(backend, &[Buffer::Attended]);
+                backend.attn_out(layer).expect("a working backend");
+            } else {
+                for buffer in [Buffer::ExpertIds, Buffer::ExpertWeights] {
+                    let nothing = vec![0.0; backend.read(buffer).expect("a buffer").len()];
+                    backend.write(buffer, &nothing).expect("as many values");
+                }
+                backend.route(layer, rows).expect("a working backend");
+                choice = [Buffer::ExpertIds, Buffer::ExpertWeights].map(|b| bits(&backend.read(b).expect("a buffer")));
+                backend.moe(layer).expect("a working backend");
+            }
+            look(backend, &[Buffer::Output]);
+            backend.hc_merge(layer, sublayer).expect("a working backend");
+            look(backend, &[Buffer::Streams]);
+        }
+    }
+    backend.head(rows).expect("a working backend");
+    sequence.advance(1);
+    choice
 }

@@ -207,7 +207,7 @@ struct DownQuad {
 };
 
 /// Lane k's expert by what is in memory already.
-DS4_DEVICE u32 guess(const DownOneParams &p, u32 n_expert) {
+DS4_DEVICE u32 guess([[maybe_unused]] const DownOneParams &p, [[maybe_unused]] u32 n_expert) {
 #ifdef DS4_EMULATION
     // Wrong, to see what comes of it.
     return 0;
