@@ -11,7 +11,7 @@ use ds4_gguf::TensorType;
 use ds4_gguf::quant::{self, activation::Activations};
 
 /// Batch sizes around every register-tile edge.
-const BATCHES: [usize; 12] = [1, 2, 3, 4, 5, 6, 7, 8, 9, 17, 33, 70];
+const BATCHES: [usize; 14] = [1, 2, 3, 4, 5, 6, 7, 8, 9, 15, 17, 26, 33, 70];
 /// Numbers of weight rows around the tile of sixteen.
 const OUTS: [usize; 4] = [1, 16, 19, 50];
 

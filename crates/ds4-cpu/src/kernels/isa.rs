@@ -50,7 +50,7 @@ pub enum IsaError {
     },
 }
 
-const ALL: [Kind; 6] = [Kind::Scalar, Kind::Avx2, Kind::Amx, Kind::Avx512, Kind::Neon, Kind::I8mm];
+const ALL: [Kind; 6] = [Kind::Scalar, Kind::Avx2, Kind::Avx512, Kind::Amx, Kind::Neon, Kind::I8mm];
 
 impl Isa {
     /// Portable code; works everywhere.

@@ -71,7 +71,7 @@ pub fn matmul_i8(
     if gemv::multiply(isa, w, out_rows.clone(), x, (rows, n), y) {
         return;
     }
-    let inner = Loop::new(isa, n);
+    let inner = Loop::new(isa, w.ty(), n);
     let panel_rows = (PANEL / (w.cols() / GROUP * WORDS * 4)).next_multiple_of(inner.layout().most);
     SCRATCH.with_borrow_mut(|Scratch { tiles, panel, sums }| {
         for begin in (0..n).step_by(panel_rows) {
@@ -84,8 +84,7 @@ pub fn matmul_i8(
                 for chunk in (0..w.cols()).step_by(CHUNK) {
                     let chunk = chunk..w.cols().min(chunk + CHUNK);
                     let mut ahead = Ahead::new(w, end..out_rows.end.min(end + TILES * ROWS), &chunk);
-                    let tiles = decode(isa, w, first..end, &chunk, tiles, &mut ahead);
-                    inner.prepare(tiles);
+                    let tiles = decode((isa, &inner), w, first..end, &chunk, tiles, &mut ahead);
                     for (rows, block) in panel.blocks(chunk.start / GROUP..chunk.end / GROUP) {
                         ahead.ask();
                         inner.multiply(tiles, block, &mut sums[rows]);
@@ -144,9 +143,9 @@ fn bytes_of(w: &Matrix<'_>, chunk: &Range<usize>) -> Range<usize> {
     byte(chunk.start)..byte(chunk.end)
 }
 
-/// Decodes the inputs `chunk` of at most 32 weight rows.
+/// Decodes the inputs `chunk` of at most 32 weight rows for a loop.
 fn decode<'a>(
-    isa: Isa,
+    (isa, inner): (Isa, &Loop),
     w: &Matrix<'_>,
     rows: Range<usize>,
     chunk: &Range<usize>,
@@ -157,8 +156,9 @@ fn decode<'a>(
     let tiles = &mut tiles[..rows.len().div_ceil(ROWS)];
     for (tile, first) in tiles.iter_mut().zip(rows.clone().step_by(ROWS)) {
         ahead.ask();
-        tile.load(isa, w.ty(), chunk.len(), &w.sixteen_rows(first, rows.end, bytes.clone()));
+        tile.load(isa, w.ty(), chunk.len(), &w.sixteen_rows(first, rows.end, bytes.clone()), inner.wants_signed());
     }
+    inner.prepare(tiles);
     tiles
 }
 

@@ -4,6 +4,7 @@
 //! is needed, behind one pointer; rows as they are quantized would take three pointers each, which no register file holds.
 
 use super::activation::{GROUP, QuantizedRow, QuantizedRows};
+use super::aligned::AlignedVec;
 use super::format;
 use super::matrix::Rows;
 use super::tile::Order;
@@ -14,6 +15,8 @@ use std::ops::Range;
 pub(crate) const QUADS: usize = GROUP / 4;
 /// 32-bit words per group and row: codes, scale, correction, sums.
 pub(crate) const WORDS: usize = QUADS + 3;
+/// Groups of a block that are written together: they stay in the L1 cache.
+const AT_ONCE: usize = 16;
 
 /// How the rows of a block lie.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -59,7 +62,7 @@ pub(crate) struct Block<'a> {
 /// Rows of activations in blocks, for weights of one type.
 #[derive(Default)]
 pub(crate) struct Panel {
-    words: Vec<i32>,
+    words: AlignedVec<i32>,
     groups: usize,
     /// First row of each block, and the end.
     bounds: Vec<usize>,
@@ -77,20 +80,24 @@ impl Panel {
         self.bounds.clear();
         self.bounds.extend((0..=blocks).map(|i| i * part.len() / blocks.max(1)));
         let places = self.places.map_or(part.len(), |places| places * blocks);
-        self.words.resize(self.groups * WORDS * places, 0);
+        self.words.resize(self.groups * WORDS * places);
         let (bias, order) = (format::bias(ty), format::order(ty));
         let mut words = self.words.as_mut_slice();
         for bounds in self.bounds.windows(2) {
             let n = self.places.unwrap_or(bounds[1] - bounds[0]);
             let (block, rest) = words.split_at_mut(self.groups * WORDS * n);
-            for r in 0..bounds[1] - bounds[0] {
-                let row = x.row(rows.get(part.start + bounds[0] + r).0);
-                match layout.codes {
-                    CodesLie::Quads => put_row(row, order, bias, n, r, block, |quad| quad * n + r),
-                    CodesLie::Rows => put_row(row, order, bias, n, r, block, |quad| r * QUADS + quad),
-                    CodesLie::Pairs => put_row(row, order, bias, n, r, block, |quad| {
-                        quad / 2 * (2 * n) + r / 2 * 4 + r % 2 * 2 + quad % 2
-                    }),
+            // Some groups of all rows at a time: what one row leaves of a cache line the next ones fill while it is at hand.
+            for (i, block) in block.chunks_mut(AT_ONCE * WORDS * n).enumerate() {
+                for r in 0..bounds[1] - bounds[0] {
+                    let row = x.row(rows.get(part.start + bounds[0] + r).0);
+                    let row = row.slice(i * AT_ONCE, block.len() / (WORDS * n));
+                    match layout.codes {
+                        CodesLie::Quads => put_row(row, order, bias, n, r, block, |quad| quad * n + r),
+                        CodesLie::Rows => put_row(row, order, bias, n, r, block, |quad| r * QUADS + quad),
+                        CodesLie::Pairs => put_row(row, order, bias, n, r, block, |quad| {
+                            quad / 2 * (2 * n) + r / 2 * 4 + r % 2 * 2 + quad % 2
+                        }),
+                    }
                 }
             }
             words = rest;
@@ -103,7 +110,7 @@ impl Panel {
             let rows = self.places.unwrap_or(bounds[1] - bounds[0]);
             let before = self.places.map_or(bounds[0], |places| places * i);
             let first = self.groups * WORDS * before + groups.start * WORDS * rows;
-            let words = &self.words[first..][..groups.len() * WORDS * rows];
+            let words = &self.words.as_slice()[first..][..groups.len() * WORDS * rows];
             (bounds[0]..bounds[1], Block { words, rows })
         })
     }
@@ -159,13 +166,36 @@ fn words(q: &[i8; GROUP], order: Order) -> [u32; QUADS] {
     if order == Order::Along {
         return words;
     }
+    #[cfg(target_arch = "x86_64")]
+    return across(q);
+    #[cfg(not(target_arch = "x86_64"))]
     // Byte by byte through memory takes several times as long.
-    let [a, a2, b, b2, c, c2, d, d2] = words;
-    let ([w0, w1, w2, w3], [w4, w5, w6, w7]) = (turned([a, b, c, d]), turned([a2, b2, c2, d2]));
-    [w0, w1, w2, w3, w4, w5, w6, w7]
+    {
+        let [a, a2, b, b2, c, c2, d, d2] = words;
+        let ([w0, w1, w2, w3], [w4, w5, w6, w7]) = (turned([a, b, c, d]), turned([a2, b2, c2, d2]));
+        [w0, w1, w2, w3, w4, w5, w6, w7]
+    }
+}
+
+/// The quads of [`Order::Across`], with instructions that every x86-64 processor has.
+#[cfg(target_arch = "x86_64")]
+#[inline(always)]
+fn across(q: &[i8; GROUP]) -> [u32; QUADS] {
+    use std::arch::x86_64::*;
+    let mut words = [0u32; QUADS];
+    // SAFETY: SSE2 is part of x86-64; a group is two registers, and so are its words; loads and stores need no alignment.
+    unsafe {
+        let pairs = |half: __m128i| _mm_unpacklo_epi8(half, _mm_srli_si128::<8>(half));
+        let first = pairs(_mm_loadu_si128(q.as_ptr().cast()));
+        let second = pairs(_mm_loadu_si128(q.as_ptr().add(GROUP / 2).cast()));
+        _mm_storeu_si128(words.as_mut_ptr().cast(), _mm_unpacklo_epi16(first, second));
+        _mm_storeu_si128(words.as_mut_ptr().add(QUADS / 2).cast(), _mm_unpackhi_epi16(first, second));
+    }
+    words
 }
 
 /// Four words of four bytes, rows for columns.
+#[cfg(not(target_arch = "x86_64"))]
 #[inline(always)]
 fn turned([a, b, c, d]: [u32; 4]) -> [u32; 4] {
     const EVEN: u32 = 0x00ff_00ff;

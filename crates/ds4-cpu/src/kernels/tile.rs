@@ -68,6 +68,8 @@ pub(crate) struct TileMut<'a> {
     pub scales: &'a mut [[f32; ROWS]],
     pub min_factors: &'a mut [[[i16; 2]; ROWS]],
     pub min_scales: &'a mut [[f32; ROWS]],
+    /// What is added to every signed code: the bias of the format, or nothing.
+    pub bias: u8,
 }
 
 impl Tile {
@@ -81,13 +83,14 @@ impl Tile {
         }
     }
 
-    /// Decodes sixteen rows, or the same blocks of each: `rows` are slices of `cols` elements of type `ty`.
-    pub fn load(&mut self, isa: Isa, ty: TensorType, cols: usize, rows: &[&[u8]; ROWS]) {
+    /// Decodes sixteen rows, or the same blocks of each: `rows` are slices of `cols` elements of type `ty`. Signed codes are those
+    /// without the bias, which only some instruction sets can do.
+    pub fn load(&mut self, isa: Isa, ty: TensorType, cols: usize, rows: &[&[u8]; ROWS], signed: bool) {
         let row_bytes = cols / ty.block_len() * ty.block_bytes();
         assert!(cols.is_multiple_of(ty.block_len()) && rows.iter().all(|row| row.len() == row_bytes));
         let groups = cols / GROUP;
         let min_groups = if format::has_minima(ty) { groups } else { 0 };
-        self.bias = format::bias(ty);
+        self.bias = if signed { 0 } else { format::bias(ty) };
         self.codes.resize(groups * GROUP_CODES);
         self.scales.resize(groups * ROWS);
         self.min_factors.resize(min_groups * ROWS * 2);
@@ -97,17 +100,9 @@ impl Tile {
             scales: self.scales.as_mut_slice().as_chunks_mut().0,
             min_factors: bytemuck::cast_slice_mut(self.min_factors.as_mut_slice()),
             min_scales: self.min_scales.as_mut_slice().as_chunks_mut().0,
+            bias: self.bias as u8,
         };
         format::load_tile(isa, ty, rows, tile);
-    }
-
-    /// Takes the bias out of the codes, all of which fit signed bytes.
-    #[cfg(target_arch = "x86_64")]
-    pub fn make_signed(&mut self) {
-        let bias = std::mem::take(&mut self.bias) as u8;
-        if bias != 0 {
-            self.codes.as_mut_slice().iter_mut().for_each(|code| *code = code.wrapping_sub(bias));
-        }
     }
 
     /// Puts the words of every two quads side by side: the codes of a group are then `[4][16 rows][8 inputs]`.

@@ -62,12 +62,13 @@ mod tests {
     /// Codes and scales that a loader writes.
     fn loaded(
         rows: &[&[u8]; ROWS],
+        bias: u8,
         load: impl Fn(&[&[u8]; ROWS], TileMut<'_>),
     ) -> (Vec<[u8; GROUP_CODES]>, Vec<[f32; ROWS]>) {
         let mut codes = vec![[0xaa; GROUP_CODES]; 8 * BLOCKS];
         let mut scales = vec![[f32::NAN; ROWS]; 8 * BLOCKS];
         let (min_factors, min_scales) = (&mut [][..], &mut [][..]);
-        load(rows, TileMut { codes: &mut codes, scales: &mut scales, min_factors, min_scales });
+        load(rows, TileMut { codes: &mut codes, scales: &mut scales, min_factors, min_scales, bias });
         (codes, scales)
     }
 
@@ -84,14 +85,18 @@ mod tests {
         bytes.chunks_exact_mut(BLOCK_BYTES).for_each(|block| block[1] &= 0x3f);
         let rows: [&[u8]; ROWS] =
             std::array::from_fn(|row| &bytes[row * BLOCKS * BLOCK_BYTES..][..BLOCKS * BLOCK_BYTES]);
-        let expected = loaded(&rows, load_tile);
+        let biased = loaded(&rows, BIAS as u8, load_tile);
+        let mut signed = biased.clone();
+        signed.0.as_flattened_mut().iter_mut().for_each(|code| *code = code.wrapping_sub(BIAS as u8));
         let isas: Vec<String> = Isa::available().iter().map(Isa::to_string).collect();
         if isas.iter().any(|isa| isa == "avx512") {
-            // SAFETY: the processor has these instructions.
-            assert_eq!(loaded(&rows, |rows, tile| unsafe { avx512::load_tile(rows, tile) }), expected);
-            if vbmi::is_offered() {
-                // SAFETY: as above.
-                assert_eq!(loaded(&rows, |rows, tile| unsafe { vbmi::load_tile(rows, tile) }), expected);
+            for (bias, expected) in [(BIAS as u8, biased), (0, signed)] {
+                // SAFETY: the processor has these instructions.
+                assert_eq!(loaded(&rows, bias, |rows, tile| unsafe { avx512::load_tile(rows, tile) }), expected);
+                if vbmi::is_offered() {
+                    // SAFETY: as above.
+                    assert_eq!(loaded(&rows, bias, |rows, tile| unsafe { vbmi::load_tile(rows, tile) }), expected);
+                }
             }
         }
     }

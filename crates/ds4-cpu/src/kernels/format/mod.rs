@@ -45,7 +45,8 @@ pub(crate) fn has_minima(ty: TensorType) -> bool {
 /// Decodes sixteen rows of blocks.
 ///
 /// # Panics
-/// The type has no integer product (checked by the products' outer functions).
+/// The type has no integer product (checked by the products' outer functions), or the codes are to be signed and the set of
+/// instructions is not AVX-512.
 pub(crate) fn load_tile(isa: Isa, ty: TensorType, rows: &[&[u8]; ROWS], tile: TileMut<'_>) {
     match isa.kind() {
         #[cfg(target_arch = "x86_64")]
@@ -63,6 +64,7 @@ pub(crate) fn load_tile(isa: Isa, ty: TensorType, rows: &[&[u8]; ROWS], tile: Ti
             unsafe { load_tile(rows, tile) }
         }
         _ => match ty {
+            _ if i32::from(tile.bias) != bias(ty) => unreachable!("signed codes are for AVX-512"),
             TensorType::Q8_0 => portable_q8_0(isa, rows, tile),
             TensorType::Q2_K => portable_q2_k(isa, rows, tile),
             TensorType::Q4_K => portable_q4_k(isa, rows, tile),

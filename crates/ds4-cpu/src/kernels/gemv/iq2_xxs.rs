@@ -81,7 +81,7 @@ impl Constants {
     fn load() -> Constants {
         // SAFETY: 64 bytes; the load needs no alignment.
         let indices = unsafe { _mm512_loadu_si512(INDICES.as_ptr().cast()) };
-        Constants { decoder: Decoder::load(), indices }
+        Constants { decoder: Decoder::load(BIAS as u8), indices }
     }
 
     /// Of the groups of `BLOCKS` blocks, one or two, in turn: 16 times the sum plus the scale.

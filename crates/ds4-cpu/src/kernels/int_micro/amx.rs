@@ -1,7 +1,15 @@
 //! AMX: a tile register holds the sums of sixteen activation rows with sixteen weight rows. Scales belong to groups of 32
 //! inputs, half of what one instruction could add up, so each group's sums leave the tile registers at once and are scaled
 //! and added with AVX-512, whose registers hold the results of one tile of weights and sixteen rows. The way there leads
-//! through memory, which costs what the products gain: see docs/cpu-performance.md.
+//! through memory.
+//!
+//! What one processor of this kind was seen to do with that, and what follows:
+//!
+//! - An instruction that stores sums soon after the product that makes them waits, and those behind it with it: four
+//!   registers take turns, and each is stored three products later.
+//! - While any instruction on tiles is under way or was a hundred cycles ago, 512-bit multiplications, conversions and
+//!   dot products execute at half their rate, on one of two ports; integer and floating-point additions still use both. So
+//!   most sums become floats by two additions. Formats with minima have too many multiplications for this to be worth it.
 //!
 //! Rust has these instructions in unstable form only, hence the assembly.
 
@@ -11,22 +19,36 @@
 use super::super::panel::{Block, QUADS, WORDS};
 use super::super::tile::{GROUP_CODES, ROWS, Tile};
 use super::Sums;
+use ds4_gguf::TensorType;
 use std::arch::asm;
 use std::arch::x86_64::*;
 use std::marker::PhantomData;
+use std::mem::MaybeUninit;
 
 /// Activation rows of a block; those beyond the last count for nothing.
 pub(super) const MOST_ROWS: usize = 16;
-/// Fewer rows are done sooner without.
-pub(super) const LEAST_ROWS: usize = 4;
-/// Groups whose sums are computed together.
-const AT_ONCE: usize = 2;
-/// Bytes from one group of a block of activations to the next.
-const GROUP_BYTES: usize = WORDS * MOST_ROWS * 4;
+/// Tile registers for sums, which take turns.
+const TURNS: usize = 4;
+/// Products between that of a group and the store of its sums.
+const LAG: usize = 3;
 
-/// Sums of some groups, `[activation row][weight row]` each.
+/// Sums of a group, `[activation row][weight row]`.
+type Group = [[i32; ROWS]; MOST_ROWS];
+
+/// Sums of some groups, each in the place of its turn.
 #[repr(C, align(64))]
-struct Results([[[i32; ROWS]; MOST_ROWS]; AT_ONCE]);
+struct Results([Group; TURNS]);
+
+/// The number of activation rows from which on weights of a type are done sooner so, if any: decoding takes the same time with and
+/// without, and the fewer rows share it, the less there is to gain.
+pub(super) fn least_rows(ty: TensorType) -> Option<usize> {
+    match ty {
+        TensorType::IQ2_XXS => Some(8),
+        TensorType::MXFP4 => Some(12),
+        TensorType::Q8_0 => Some(24),
+        _ => None,
+    }
+}
 
 /// Sizes of the tile registers.
 #[repr(C, align(64))]
@@ -38,94 +60,99 @@ struct Config {
     rows: [u8; 16],
 }
 
-/// Registers 0 and 1 take sums, 2 and 4 activations (a row each), 3 and 5 weights (a quad each).
-static CONFIG: Config = Config {
-    palette: 1,
-    start_row: 0,
-    reserved: [0; 14],
-    row_bytes: [64, 64, 32, 64, 32, 64, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0],
-    rows: [16, 16, 16, QUADS as u8, 16, QUADS as u8, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0],
-};
+impl Config {
+    /// For `rows` activation rows: registers 0 to 3 take sums, 4 and 6 activations (a row each), 5 and 7 weights (a quad each).
+    const fn new(rows: u8) -> Config {
+        const WEIGHTS: u8 = QUADS as u8;
+        Config {
+            palette: 1,
+            start_row: 0,
+            reserved: [0; 14],
+            row_bytes: [64, 64, 64, 64, 32, 64, 32, 64, 0, 0, 0, 0, 0, 0, 0, 0],
+            rows: [rows, rows, rows, rows, rows, WEIGHTS, rows, WEIGHTS, 0, 0, 0, 0, 0, 0, 0, 0],
+        }
+    }
+}
 
 /// The tile registers of this thread, in use while it lives.
-pub(super) struct Registers(PhantomData<*const ()>);
+pub(super) struct Registers {
+    /// Activation rows that they hold.
+    rows: usize,
+    of_this_thread: PhantomData<*const ()>,
+}
+
+/// The steps of a function's number of rows.
+const STEP: usize = 2;
 
 impl Registers {
-    /// Takes them.
+    /// Takes them, for blocks of at most `rows` activation rows and at most [`MOST_ROWS`].
     ///
     /// # Safety
     /// The processor has AMX, and the operating system lets this process use it.
-    pub unsafe fn take() -> Registers {
+    pub unsafe fn take(rows: usize) -> Registers {
+        let rows = rows.clamp(1, MOST_ROWS).next_multiple_of(STEP);
+        let config = Config::new(rows as u8);
         // SAFETY: the caller's promise; the configuration is one of palette 1. The compiler uses none of these registers.
-        unsafe { asm!("ldtilecfg [{}]", in(reg) &CONFIG, options(nostack, readonly, preserves_flags)) };
-        Registers(PhantomData)
+        unsafe { asm!("ldtilecfg [{}]", in(reg) &config, options(nostack, readonly, preserves_flags)) };
+        Registers { rows, of_this_thread: PhantomData }
     }
 
-    /// See [`super::Loop::multiply`]; the tiles' codes are signed, and blocks of rows have [`MOST_ROWS`] places.
+    /// See [`super::Loop::multiply`]; the tiles' codes are signed and have no minima, and blocks of rows have [`MOST_ROWS`] places.
     ///
     /// # Safety
     /// The lengths are those that `multiply` checks.
     #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512vnni")]
     pub unsafe fn multiply(&self, tiles: &[Tile], x: Block<'_>, acc: &mut [Sums]) {
+        assert!(acc.len() <= self.rows && x.rows == MOST_ROWS);
         for (t, tile) in tiles.iter().enumerate() {
+            assert!(tile.minima().is_none());
             // SAFETY: the caller's promise.
             unsafe {
-                match (acc.len().div_ceil(4), tile.minima().is_some()) {
-                    (1, false) => self.groups::<4, false>(tile, t, x, acc),
-                    (2, false) => self.groups::<8, false>(tile, t, x, acc),
-                    (3, false) => self.groups::<12, false>(tile, t, x, acc),
-                    (_, false) => self.groups::<16, false>(tile, t, x, acc),
-                    (1, true) => self.groups::<4, true>(tile, t, x, acc),
-                    (2, true) => self.groups::<8, true>(tile, t, x, acc),
-                    (3, true) => self.groups::<12, true>(tile, t, x, acc),
-                    (_, true) => self.groups::<16, true>(tile, t, x, acc),
+                match acc.len().div_ceil(STEP) {
+                    1 => self.with_rows::<2>(tile, t, x, acc),
+                    2 => self.with_rows::<4>(tile, t, x, acc),
+                    3 => self.with_rows::<6>(tile, t, x, acc),
+                    4 => self.with_rows::<8>(tile, t, x, acc),
+                    5 => self.with_rows::<10>(tile, t, x, acc),
+                    6 => self.with_rows::<12>(tile, t, x, acc),
+                    7 => self.with_rows::<14>(tile, t, x, acc),
+                    _ => self.with_rows::<16>(tile, t, x, acc),
                 }
             }
         }
     }
 
-    /// The same with one tile and at most `N` rows.
+    /// The same with one tile and at most `N` rows: groups are multiplied while others are scaled.
     #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512vnni")]
     #[inline]
-    unsafe fn groups<const N: usize, const MINIMA: bool>(&self, tile: &Tile, t: usize, x: Block<'_>, acc: &mut [Sums]) {
-        assert!(acc.len() <= N && N <= MOST_ROWS && x.rows == MOST_ROWS);
-        let mut results = Results([[[0; ROWS]; MOST_ROWS]; AT_ONCE]);
+    unsafe fn with_rows<const N: usize>(&self, tile: &Tile, t: usize, x: Block<'_>, acc: &mut [Sums]) {
+        assert!(acc.len() <= N && N <= MOST_ROWS);
         let mut total = [_mm512_setzero_ps(); N];
         for (r, acc) in acc.iter().enumerate() {
             // SAFETY: sixteen floats; the load needs no alignment.
             total[r] = unsafe { _mm512_loadu_ps(acc[t].as_ptr()) };
         }
         let n_groups = tile.codes().len();
-        let (codes, scales) = (tile.codes().as_ptr().cast::<u8>(), tile.scales().as_ptr().cast::<f32>());
-        let (factors, min_scales) = match tile.minima() {
-            Some(minima) => (minima.factors.as_ptr().cast::<i32>(), minima.scales.as_ptr().cast::<f32>()),
-            None => (std::ptr::null(), std::ptr::null()),
-        };
-        for first in (0..n_groups).step_by(AT_ONCE) {
-            let groups = AT_ONCE.min(n_groups - first);
-            // SAFETY: groups `first` to `first + groups` of every array: the block has `WORDS` words for each of its places, a
-            // tile `GROUP_CODES` codes and sixteen of each scale (and of each factor pair where MINIMA); `multiply` checked.
-            unsafe {
-                let words = x.words.as_ptr().add(first * WORDS * MOST_ROWS);
-                self.sums(groups, words, codes.add(first * GROUP_CODES), &mut results);
-                for k in 0..groups {
-                    let (words, g) = (words.add(k * WORDS * MOST_ROWS), first + k);
-                    let d = |r: usize| _mm512_set1_ps(*words.add(QUADS * MOST_ROWS + r).cast());
-                    let scale = _mm512_load_ps(scales.add(g * ROWS));
-                    for r in 0..N {
-                        let sum = _mm512_cvtepi32_ps(_mm512_load_si512(results.0[k][r].as_ptr().cast()));
-                        total[r] = _mm512_fmadd_ps(sum, _mm512_mul_ps(scale, d(r)), total[r]);
-                    }
-                    if MINIMA {
-                        let factor = _mm512_load_si512(factors.add(g * ROWS).cast());
-                        let scale = _mm512_load_ps(min_scales.add(g * ROWS));
-                        for r in 0..N {
-                            let pair = _mm512_set1_epi32(*words.add((QUADS + 2) * MOST_ROWS + r));
-                            let sum = _mm512_cvtepi32_ps(_mm512_madd_epi16(factor, pair));
-                            total[r] = _mm512_fnmadd_ps(sum, _mm512_mul_ps(scale, d(r)), total[r]);
-                        }
-                    }
-                }
+        let operands = Operands::new(tile, x);
+        let mut results = MaybeUninit::<Results>::uninit();
+        let results = results.as_mut_ptr().cast::<Group>();
+        // SAFETY: all of these groups exist, and the results have a place for each turn.
+        unsafe {
+            let begin = |g: usize| self.begin(g % TURNS, operands.activations(g), operands.codes(g));
+            let sums = |g: usize| results.add(g % TURNS);
+            let ahead = LAG.min(n_groups);
+            for g in 0..ahead {
+                begin(g);
+            }
+            for g in ahead..n_groups {
+                let done = g - LAG;
+                self.store(done % TURNS, sums(done));
+                begin(g);
+                total = operands.add(done, sums(done), total);
+            }
+            for done in n_groups - ahead..n_groups {
+                self.store(done % TURNS, sums(done));
+                total = operands.add(done, sums(done), total);
             }
         }
         for (r, acc) in acc.iter_mut().enumerate() {
@@ -134,45 +161,123 @@ impl Registers {
         }
     }
 
-    /// Sums of one group or two.
+    /// Begins the sums of a group in the registers of `turn`.
     ///
     /// # Safety
-    /// `words` and `codes` have as many.
+    /// There are [`MOST_ROWS`] times [`QUADS`] words of activations, and the codes of a group.
     #[inline(always)]
-    unsafe fn sums(&self, groups: usize, words: *const i32, codes: *const u8, results: &mut Results) {
-        // SAFETY: `Registers` exists, so the registers are configured; the memory read is the caller's promise, and what is
-        // written are one or two of the results. The compiler uses none of the tile registers.
+    unsafe fn begin(&self, turn: usize, activations: *const i32, codes: *const u8) {
+        // SAFETY: `Registers` exists, so the registers are configured; the memory read is the caller's promise. The compiler uses
+        // none of the tile registers.
+        macro_rules! multiply {
+            ($sums:literal, $x:literal, $w:literal) => {
+                asm!(
+                    concat!("tilezero tmm", $sums),
+                    concat!("tileloadd tmm", $x, ", [{x} + {x_row}*1]"),
+                    concat!("tileloadd tmm", $w, ", [{w} + {line}*1]"),
+                    concat!("tdpbssd tmm", $sums, ", tmm", $x, ", tmm", $w),
+                    x = in(reg) activations, w = in(reg) codes,
+                    x_row = in(reg) QUADS * 4, line = in(reg) 64usize,
+                    options(nostack, readonly, preserves_flags)
+                )
+            };
+        }
+        // SAFETY: as above.
         unsafe {
-            if groups == AT_ONCE {
-                asm!(
-                    "tilezero tmm0",
-                    "tileloadd tmm2, [{x} + {x_row}*1]",
-                    "tileloadd tmm3, [{w} + {line}*1]",
-                    "tdpbssd tmm0, tmm2, tmm3",
-                    "tilezero tmm1",
-                    "tileloadd tmm4, [{x} + {x_row}*1 + {next_x}]",
-                    "tileloadd tmm5, [{w} + {line}*1 + {next_w}]",
-                    "tdpbssd tmm1, tmm4, tmm5",
-                    "tilestored [{sums} + {line}*1], tmm0",
-                    "tilestored [{sums} + {line}*1 + {next_sums}], tmm1",
-                    x = in(reg) words, w = in(reg) codes, sums = in(reg) results,
-                    x_row = in(reg) QUADS * 4, line = in(reg) 64usize,
-                    next_x = const GROUP_BYTES, next_w = const GROUP_CODES, next_sums = const ROWS * MOST_ROWS * 4,
-                    options(nostack, preserves_flags)
-                );
-            } else {
-                asm!(
-                    "tilezero tmm0",
-                    "tileloadd tmm2, [{x} + {x_row}*1]",
-                    "tileloadd tmm3, [{w} + {line}*1]",
-                    "tdpbssd tmm0, tmm2, tmm3",
-                    "tilestored [{sums} + {line}*1], tmm0",
-                    x = in(reg) words, w = in(reg) codes, sums = in(reg) results,
-                    x_row = in(reg) QUADS * 4, line = in(reg) 64usize,
-                    options(nostack, preserves_flags)
-                );
+            match turn {
+                0 => multiply!(0, 4, 5),
+                1 => multiply!(1, 6, 7),
+                2 => multiply!(2, 4, 5),
+                _ => multiply!(3, 6, 7),
             }
         }
+    }
+
+    /// Writes the sums of `turn`; those of rows that the registers do not hold stay what they were.
+    ///
+    /// # Safety
+    /// `to` is memory for them.
+    #[inline(always)]
+    unsafe fn store(&self, turn: usize, to: *mut Group) {
+        macro_rules! store {
+            ($sums:literal) => {
+                asm!(
+                    concat!("tilestored [{to} + {line}*1], tmm", $sums),
+                    to = in(reg) to, line = in(reg) 64usize,
+                    options(nostack, preserves_flags)
+                )
+            };
+        }
+        // SAFETY: `Registers` exists, so the registers are configured; where they are written is the caller's promise.
+        unsafe {
+            match turn {
+                0 => store!(0),
+                1 => store!(1),
+                2 => store!(2),
+                _ => store!(3),
+            }
+        }
+    }
+}
+
+/// A tile and a block of activation rows.
+struct Operands {
+    words: *const i32,
+    codes: *const u8,
+    scales: *const f32,
+}
+
+impl Operands {
+    #[inline(always)]
+    fn new(tile: &Tile, x: Block<'_>) -> Operands {
+        let (codes, scales) = (tile.codes().as_ptr().cast(), tile.scales().as_ptr().cast());
+        Operands { words: x.words.as_ptr(), codes, scales }
+    }
+
+    /// What the block has for group `g`.
+    ///
+    /// # Safety
+    /// There is such a group, here and below.
+    #[inline(always)]
+    unsafe fn activations(&self, g: usize) -> *const i32 {
+        // SAFETY: the caller's promise; the block has `WORDS` words for each of its places.
+        unsafe { self.words.add(g * WORDS * MOST_ROWS) }
+    }
+
+    #[inline(always)]
+    unsafe fn codes(&self, g: usize) -> *const u8 {
+        // SAFETY: the caller's promise; the tile has `GROUP_CODES` codes of a group.
+        unsafe { self.codes.add(g * GROUP_CODES) }
+    }
+
+    /// Adds group `g` to the totals of `N` rows, given its sums.
+    ///
+    /// # Safety
+    /// There is such a group, and it has these sums.
+    #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512vnni")]
+    #[inline]
+    unsafe fn add<const N: usize>(&self, g: usize, sums: *const Group, mut total: [__m512; N]) -> [__m512; N] {
+        /// The last place of a float of this size is a one. A sum of 32 products of bytes has at most 20 bits, so adding it to the
+        /// float's bits adds it to the number, exactly.
+        const ONES: f32 = 12_582_912.0;
+        // SAFETY: the caller's promise: of group `g`, a tile has sixteen scales, and a block's codes are followed by the scales of
+        // its rows.
+        unsafe {
+            let words = self.activations(g);
+            let d = |r: usize| _mm512_set1_ps(*words.add(QUADS * MOST_ROWS + r).cast());
+            let scale = _mm512_load_ps(self.scales.add(g * ROWS));
+            let sum = |r: usize| _mm512_load_si512(sums.cast::<i32>().add(r * ROWS).cast());
+            // A third of the rows take a conversion, for which there is but one port, and the others two additions.
+            for r in 0..N / 3 {
+                total[r] = _mm512_fmadd_ps(_mm512_cvtepi32_ps(sum(r)), _mm512_mul_ps(scale, d(r)), total[r]);
+            }
+            for r in N / 3..N {
+                let above = _mm512_add_epi32(sum(r), _mm512_set1_epi32(ONES.to_bits() as i32));
+                let sum = _mm512_sub_ps(_mm512_castsi512_ps(above), _mm512_set1_ps(ONES));
+                total[r] = _mm512_fmadd_ps(sum, _mm512_mul_ps(scale, d(r)), total[r]);
+            }
+        }
+        total
     }
 }
 

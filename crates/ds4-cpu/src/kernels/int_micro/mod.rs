@@ -17,6 +17,7 @@ mod scalar;
 use super::isa::{Isa, Kind};
 use super::panel::{Block, CodesLie, Layout, WORDS};
 use super::tile::{ROWS, Tile};
+use ds4_gguf::TensorType;
 
 /// Tiles that one call takes at most; they share the loads of the activations.
 pub(crate) const TILES: usize = 2;
@@ -35,15 +36,17 @@ pub(crate) struct Loop {
 }
 
 impl Loop {
-    /// For `n` rows in all.
-    pub fn new(isa: Isa, n: usize) -> Loop {
+    /// For weights of type `ty` and `n` rows in all.
+    pub fn new(isa: Isa, ty: TensorType, n: usize) -> Loop {
         #[cfg(not(target_arch = "x86_64"))]
-        let _ = n;
+        let _ = (ty, n);
+        #[cfg(target_arch = "x86_64")]
+        let tiles = isa.has_tiles() && amx::least_rows(ty).is_some_and(|least| n >= least);
         Loop {
             kind: isa.kind(),
             // SAFETY: an `Isa` exists only where the processor and the system offer its instructions.
             #[cfg(target_arch = "x86_64")]
-            tiles: (isa.has_tiles() && n >= amx::LEAST_ROWS).then(|| unsafe { amx::Registers::take() }),
+            tiles: tiles.then(|| unsafe { amx::Registers::take(n) }),
             #[cfg(target_arch = "aarch64")]
             matrices: isa.has_matrices(),
         }
@@ -62,17 +65,21 @@ impl Loop {
         Layout { most: if self.kind == Kind::Avx512 { 6 } else { 4 }, codes: CodesLie::Quads }
     }
 
+    /// Whether it wants tiles with signed codes.
+    pub fn wants_signed(&self) -> bool {
+        #[cfg(target_arch = "x86_64")]
+        return self.tiles.is_some();
+        #[cfg(not(target_arch = "x86_64"))]
+        false
+    }
+
     /// Makes tiles as they are decoded what it wants.
     pub fn prepare(&self, tiles: &mut [Tile]) {
-        #[cfg(target_arch = "x86_64")]
-        if self.tiles.is_some() {
-            tiles.iter_mut().for_each(Tile::make_signed);
-        }
         #[cfg(target_arch = "aarch64")]
         if self.matrices {
             tiles.iter_mut().for_each(Tile::pair_quads);
         }
-        #[cfg(not(any(target_arch = "x86_64", target_arch = "aarch64")))]
+        #[cfg(not(target_arch = "aarch64"))]
         let _ = tiles;
     }
 

@@ -2,7 +2,7 @@
 
 use super::super::super::tile::{ROWS, TileMut};
 use super::super::avx512::{Columns, shift_right, store_quad, store_scales};
-use super::BLOCK_BYTES;
+use super::{BIAS, BLOCK_BYTES};
 use ds4_gguf::quant::iq2_xxs_grid::GRID;
 use std::arch::x86_64::*;
 
@@ -39,6 +39,7 @@ pub(in super::super) fn load_tile(rows: &[&[u8]; ROWS], tile: TileMut<'_>) {
     let low_bytes = _mm512_set1_epi16(0xff);
     // 43 plus the magnitude of the code in the lower two bits, then minus it.
     let values = _mm512_broadcast_i32x4(_mm_setr_epi8(51, 68, 86, 43, 35, 18, 0, 43, 0, 0, 0, 0, 0, 0, 0, 0));
+    let values = _mm512_sub_epi8(values, _mm512_set1_epi8(BIAS as i8 - tile.bias as i8));
     let codes = tile.codes.as_chunks_mut::<8>().0;
     let scales = tile.scales.as_chunks_mut::<8>().0;
     for (block, (codes, scales)) in codes.iter_mut().zip(scales).enumerate() {

@@ -97,7 +97,7 @@ pub(in super::super::super) fn is_offered() -> bool {
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512vnni,avx512vbmi,gfni")]
 pub(in super::super) fn load_tile(rows: &[&[u8]; ROWS], tile: TileMut<'_>) {
     let columns = Columns::new(rows);
-    let decoder = Decoder::load();
+    let decoder = Decoder::load(tile.bias);
     let eighths = eighths();
     let codes = tile.codes.as_chunks_mut::<8>().0;
     let scales = tile.scales.as_chunks_mut::<8>().0;
@@ -138,17 +138,22 @@ fn register(bytes: &[u8; 64]) -> __m512i {
 pub(in super::super::super) struct Decoder {
     grid: [__m512i; 8],
     sign_bits: __m512i,
+    values: [__m512i; 4],
 }
 
 impl Decoder {
+    /// For values to which `bias`, at most [`BIAS`], is added.
     #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512vnni,avx512vbmi,gfni")]
     #[inline]
-    pub fn load() -> Decoder {
-        let mut grid = [_mm512_setzero_si512(); 8];
+    pub fn load(bias: u8) -> Decoder {
+        let (mut grid, mut values) = ([_mm512_setzero_si512(); 8], [_mm512_setzero_si512(); 4]);
         for i in 0..8 {
             grid[i] = register(&PACKED[i]);
         }
-        Decoder { grid, sign_bits: register(&SIGN_BITS) }
+        for e in 0..4 {
+            values[e] = _mm512_sub_epi8(register(&VALUES[e]), _mm512_set1_epi8(BIAS as i8 - bias as i8));
+        }
+        Decoder { grid, sign_bits: register(&SIGN_BITS), values }
     }
 
     /// A byte with the eight signs of each octet of sixteen groups, from the words with their sign codes.
@@ -159,7 +164,7 @@ impl Decoder {
         _mm512_gf2p8affine_epi64_epi8::<0>(codes, _mm512_set1_epi64(ALL_SIGNS))
     }
 
-    /// The values, [`BIAS`] added, of 64 octets with these indices and signs: the first elements of all, then the second
+    /// The values, the bias added, of 64 octets with these indices and signs: the first elements of all, then the second
     /// ones, and so on.
     #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512vnni,avx512vbmi,gfni")]
     #[inline]
@@ -181,7 +186,7 @@ impl Decoder {
                 // The signs where the mask has ones, else the codes.
                 let choice = _mm512_ternarylogic_epi32::<0xca>(_mm512_set1_epi8(3 << SIGNS[pair]), signs, codes);
                 for e in [2 * pair, 2 * pair + 1] {
-                    values[4 * half + e] = _mm512_permutexvar_epi8(choice, register(&VALUES[e]));
+                    values[4 * half + e] = _mm512_permutexvar_epi8(choice, self.values[e]);
                 }
             }
         }

@@ -2,7 +2,7 @@
 
 use super::super::super::tile::{ROWS, TileMut};
 use super::super::avx512::{Columns, store_quad, store_scales};
-use super::{BLOCK_BYTES, biased_value};
+use super::{BIAS, BLOCK_BYTES, biased_value};
 use std::arch::x86_64::*;
 
 /// [`biased_value`] of the sixteen codes.
@@ -22,7 +22,8 @@ const fn biased_values() -> [u8; 16] {
 pub(in super::super) fn load_tile(rows: &[&[u8]; ROWS], tile: TileMut<'_>) {
     let columns = Columns::new(rows);
     // SAFETY: sixteen bytes, unaligned.
-    let values = _mm512_broadcast_i32x4(unsafe { _mm_loadu_si128(BIASED_VALUES.as_ptr().cast()) });
+    let values = unsafe { _mm_loadu_si128(BIASED_VALUES.as_ptr().cast()) };
+    let values = _mm512_broadcast_i32x4(_mm_sub_epi8(values, _mm_set1_epi8(BIAS as i8 - tile.bias as i8)));
     let nibble = _mm512_set1_epi8(15);
     for (group, (codes, scales)) in tile.codes.iter_mut().zip(tile.scales).enumerate() {
         let at = group * BLOCK_BYTES;

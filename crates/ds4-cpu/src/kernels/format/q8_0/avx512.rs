@@ -8,14 +8,15 @@ use std::arch::x86_64::*;
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512vnni")]
 pub(in super::super) fn load_tile(rows: &[&[u8]; ROWS], tile: TileMut<'_>) {
     let columns = Columns::new(rows);
-    let top_bits = _mm512_set1_epi8(-128);
+    // Adding 128 to a signed byte flips its top bit; or nothing is added.
+    let bias = _mm512_set1_epi8(tile.bias as i8);
     for (group, (codes, scales)) in tile.codes.iter_mut().zip(tile.scales).enumerate() {
         let at = group * BLOCK_BYTES;
         store_scales(scales, columns.half(at));
         for piece in 0..2 {
             let words = columns.words(at + 2 + 16 * piece);
             for (j, &words) in words.iter().enumerate() {
-                store_quad(codes, 4 * piece + j, _mm512_xor_si512(words, top_bits));
+                store_quad(codes, 4 * piece + j, _mm512_xor_si512(words, bias));
             }
         }
     }
