@@ -68,6 +68,8 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         subgroups: true,
         planes: true,
         share_weights: o.share,
+        prepare: false,
+        kernel_folder: None,
         progress: &mut |done| bytes = done,
     };
     let mut backend = WgpuBackend::new(Arc::clone(&model), options)?;

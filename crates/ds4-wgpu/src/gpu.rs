@@ -37,7 +37,9 @@ impl Gpu {
 
     fn of(adapter: &Adapter, subgroups: bool) -> Result<Self, WgpuError> {
         let report = adapter::report(adapter);
-        let wanted = Features::TIMESTAMP_QUERY | if subgroups { Features::SUBGROUP } else { Features::empty() };
+        let wanted = Features::TIMESTAMP_QUERY
+            | Features::PIPELINE_CACHE
+            | if subgroups { Features::SUBGROUP } else { Features::empty() };
         let limits = adapter.limits();
         let descriptor = DeviceDescriptor {
             label: Some("ds4"),
@@ -68,6 +70,13 @@ impl Gpu {
         let alignment = u64::from(limits.min_storage_buffer_offset_alignment.max(16));
         let max_binding = limits.max_storage_buffer_binding_size.min(limits.max_buffer_size).min((4 << 30) - 256);
         Ok(Self { device, queue, report, span, alignment, max_binding: max_binding / 256 * 256, failure })
+    }
+
+    /// Invocations that a workgroup may have, at most as many as kernels are written for.
+    pub fn most_invocations(&self) -> u32 {
+        let limits = self.device.limits();
+        let most = limits.max_compute_invocations_per_workgroup.min(limits.max_compute_workgroup_size_x).min(1024);
+        1 << most.ilog2()
     }
 
     /// What failed since the card was opened.

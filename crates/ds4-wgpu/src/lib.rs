@@ -21,6 +21,8 @@ mod gpu;
 mod memory;
 #[cfg(target_vendor = "apple")]
 mod metal;
+mod pipeline_file;
+mod pipelines;
 mod planes;
 mod pool;
 mod recorder;

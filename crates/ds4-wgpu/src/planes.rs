@@ -20,7 +20,7 @@ fn planes(format: Format) -> Option<Planes> {
         Format::Q8_0 => (32, 2, 0),
         Format::Q2K => (8, 2, 4),
         Format::Q4K => (16, 2, 4),
-        Format::Iq2Xxs => (8, 0, 2),
+        Format::Iq2Xxs => (8, 0, 6),
         Format::Mxfp4 => (16, 1, 0),
     };
     Some(Planes { codes, scales, shared })
@@ -58,11 +58,18 @@ pub(crate) fn split(format: Format, row: &[u8], cols: usize, out: &mut [u8]) {
             }
         }
         Format::Iq2Xxs => {
-            for ((block, codes), shared) in
-                row.chunks_exact(66).zip(codes.chunks_exact_mut(64)).zip(shared.chunks_exact_mut(2))
-            {
+            let (steps, shared) = shared.split_at_mut(groups / 8 * 4);
+            let blocks = row.chunks_exact(66).zip(codes.chunks_exact_mut(64)).zip(steps.chunks_exact_mut(4));
+            for (((block, codes), steps), shared) in blocks.zip(shared.chunks_exact_mut(2)) {
                 shared.copy_from_slice(&block[..2]);
-                codes.copy_from_slice(&block[2..]);
+                let mut all_steps = 0;
+                for (g, (from, to)) in block[2..].chunks_exact(8).zip(codes.chunks_exact_mut(8)).enumerate() {
+                    let packed = u32::from_le_bytes([from[4], from[5], from[6], from[7]]);
+                    to[..4].copy_from_slice(&from[..4]);
+                    to[4..].copy_from_slice(&all_signs(packed).to_le_bytes());
+                    all_steps |= packed >> 28 << (4 * g);
+                }
+                steps.copy_from_slice(&all_steps.to_le_bytes());
             }
         }
         Format::Q2K => {
@@ -99,6 +106,17 @@ pub(crate) fn split(format: Format, row: &[u8], cols: usize, out: &mut [u8]) {
             }
         }
     }
+}
+
+/// The signs of an IQ2_XXS group: bit w + 8 i for weight 4 w + i. The file has seven of every eight; the last makes their number even.
+fn all_signs(packed: u32) -> u32 {
+    // Bit 0 of byte i for bit i of the lowest four.
+    let spread = |bits: u32| (bits & 15) * 0x0020_4081 & 0x0101_0101;
+    (0..4).fold(0, |signs, octet| {
+        let seven = packed >> (7 * octet) & 127;
+        let eight = seven | (seven.count_ones() & 1) << 7;
+        signs | spread(eight) << (2 * octet) | spread(eight >> 4) << (2 * octet + 1)
+    })
 }
 
 /// Takes rows apart, many at a time on several threads.

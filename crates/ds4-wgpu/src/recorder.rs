@@ -11,15 +11,13 @@ use std::sync::Arc;
 
 use bytemuck::Pod;
 use wgpu::{
-    BindGroup, BindGroupDescriptor, BindGroupEntry, BindGroupLayout, BindGroupLayoutDescriptor, BindGroupLayoutEntry,
-    BindingResource, BindingType, Buffer, BufferBinding, BufferBindingType, BufferSize, BufferUsages, CommandEncoder,
-    ComputePass, ComputePassDescriptor, ComputePipeline, ComputePipelineDescriptor, MapMode,
-    PipelineCompilationOptions, PipelineLayoutDescriptor, ShaderModuleDescriptor, ShaderRuntimeChecks, ShaderSource,
-    ShaderStages,
+    BindGroup, BindGroupDescriptor, BindGroupEntry, BindingResource, Buffer, BufferBinding, BufferSize, BufferUsages,
+    CommandEncoder, ComputePass, ComputePassDescriptor, MapMode,
 };
 
 use crate::error::WgpuError;
 use crate::gpu::Gpu;
+use crate::pipelines::{Pipeline, Pipelines};
 use crate::shader::{self, Kernel, Shape};
 use crate::timing::{KernelTime, Timing};
 
@@ -44,17 +42,12 @@ const PARAMETERS: usize = 256;
 /// Dispatches whose parameters have a place at a time.
 const MOST_DISPATCHES: usize = 4096;
 
-struct Pipeline {
-    pipeline: ComputePipeline,
-    layout: BindGroupLayout,
-    bindings: Vec<shader::Binding>,
-}
-
 /// Records what a card is to do.
 pub(crate) struct Recorder {
     gpu: Arc<Gpu>,
-    shape: Shape,
-    pipelines: HashMap<Kernel, Arc<Pipeline>>,
+    pipelines: Pipelines,
+    /// While this is there, kernels are only noted here and nothing is recorded.
+    rehearsal: Option<Vec<Kernel>>,
     groups: HashMap<(Kernel, Vec<View>), BindGroup>,
     /// The last dispatches, by their place among the parameters.
     last: Vec<Option<Dispatched>>,
@@ -89,14 +82,14 @@ impl Dispatched {
 }
 
 impl Recorder {
-    pub fn new(gpu: Arc<Gpu>, shape: Shape) -> Result<Self, WgpuError> {
+    pub fn new(gpu: Arc<Gpu>, pipelines: Pipelines) -> Result<Self, WgpuError> {
         let usage = BufferUsages::UNIFORM | BufferUsages::COPY_DST;
         let uniform = gpu.create("parameters", (PARAMETERS * MOST_DISPATCHES) as u64, usage)?;
         let nothing = View::all(gpu.storage("nothing", 16)?);
         Ok(Self {
             gpu,
-            shape,
-            pipelines: HashMap::new(),
+            pipelines,
+            rehearsal: None,
             groups: HashMap::new(),
             last: Vec::new(),
             next: 0,
@@ -129,6 +122,29 @@ impl Recorder {
         Ok(())
     }
 
+    /// From now on, nothing is recorded: it is only noted which kernels would be.
+    pub fn rehearse(&mut self) -> Result<(), WgpuError> {
+        self.submit()?;
+        self.rehearsal = Some(Vec::new());
+        Ok(())
+    }
+
+    /// Ends what [`Self::rehearse`] began and compiles the kernels that were noted, several at a time.
+    pub fn end_rehearsal(&mut self) -> Result<(), WgpuError> {
+        let kernels = self.rehearsal.take().unwrap_or_default();
+        self.pipelines.compile_all(&kernels)
+    }
+
+    /// Whether nothing is recorded.
+    pub fn is_rehearsing(&self) -> bool {
+        self.rehearsal.is_some()
+    }
+
+    /// How many kernels have been compiled.
+    pub fn pipelines(&self) -> usize {
+        self.pipelines.len()
+    }
+
     /// Records a kernel. `views` belong to its storage bindings in the order of their numbers.
     pub fn dispatch<P: Pod>(
         &mut self,
@@ -138,6 +154,12 @@ impl Recorder {
         grid: [u32; 3],
     ) -> Result<(), WgpuError> {
         if grid.contains(&0) {
+            return Ok(());
+        }
+        if let Some(kernels) = &mut self.rehearsal {
+            if !kernels.contains(&kernel) {
+                kernels.push(kernel);
+            }
             return Ok(());
         }
         if self.next == MOST_DISPATCHES {
@@ -167,7 +189,7 @@ impl Recorder {
 
     /// A dispatch that is not the one of the last batch at this place.
     fn prepare(&mut self, kernel: Kernel, views: &[&View]) -> Result<Dispatched, WgpuError> {
-        let pipeline = self.pipeline(kernel)?;
+        let pipeline = self.pipelines.get(kernel)?;
         let views: Vec<View> = views.iter().map(|&view| view.clone()).collect();
         let key = (kernel, views.clone());
         let group = match self.groups.get(&key) {
@@ -194,6 +216,9 @@ impl Recorder {
 
     /// Records a copy.
     pub fn copy(&mut self, from: (&Buffer, u64), to: (&Buffer, u64), bytes: u64) {
+        if self.rehearsal.is_some() {
+            return;
+        }
         self.pass = None;
         self.encoder().copy_buffer_to_buffer(from.0, from.1, to.0, to.1, bytes);
     }
@@ -310,66 +335,24 @@ impl Recorder {
             entries: &entries,
         })
     }
-
-    fn pipeline(&mut self, kernel: Kernel) -> Result<Arc<Pipeline>, WgpuError> {
-        if let Some(pipeline) = self.pipelines.get(&kernel) {
-            return Ok(Arc::clone(pipeline));
-        }
-        let text = shader::source(kernel, &self.shape);
-        let bindings = shader::bindings(&text);
-        let label = shader::label(kernel);
-        let device = &self.gpu.device;
-        // Counters that end endless loops would keep compilers from unrolling; guards of indices and divisions cost as much as what
-        // they guard.
-        let descriptor = ShaderModuleDescriptor { label: Some(&label), source: ShaderSource::Wgsl(text.into()) };
-        // SAFETY: the kernels are this crate's own. Every loop counts to a bound with a step that is not 0; divisors are constants
-        // or dimensions of the model, none of which may be 0. Indices follow from those dimensions, for which buffers are made,
-        // and from positions, slots and page numbers of the host; tokens and experts by token were checked against their ranges.
-        let module = unsafe { device.create_shader_module_trusted(descriptor, ShaderRuntimeChecks::unchecked()) };
-        let entry = |number: u32, ty: BufferBindingType, dynamic: bool| BindGroupLayoutEntry {
-            binding: number,
-            visibility: ShaderStages::COMPUTE,
-            ty: BindingType::Buffer { ty, has_dynamic_offset: dynamic, min_binding_size: None },
-            count: None,
-        };
-        let mut entries = vec![entry(0, BufferBindingType::Uniform, true)];
-        entries.extend(
-            bindings.iter().map(|binding| {
-                entry(binding.number, BufferBindingType::Storage { read_only: !binding.writable }, false)
-            }),
-        );
-        let layout =
-            device.create_bind_group_layout(&BindGroupLayoutDescriptor { label: Some(&label), entries: &entries });
-        let pipeline_layout = device.create_pipeline_layout(&PipelineLayoutDescriptor {
-            label: Some(&label),
-            bind_group_layouts: &[Some(&layout)],
-            ..Default::default()
-        });
-        let pipeline = device.create_compute_pipeline(&ComputePipelineDescriptor {
-            label: Some(&label),
-            layout: Some(&pipeline_layout),
-            module: &module,
-            entry_point: Some("main"),
-            // Kernels write workgroup memory before they read it.
-            compilation_options: PipelineCompilationOptions {
-                zero_initialize_workgroup_memory: false,
-                ..Default::default()
-            },
-            cache: None,
-        });
-        self.gpu.check()?;
-        let pipeline = Arc::new(Pipeline { pipeline, layout, bindings });
-        self.pipelines.insert(kernel, Arc::clone(&pipeline));
-        Ok(pipeline)
-    }
 }
 
-/// Whether exchanges between neighbours work as the kernels assume; asked once for each card.
-pub(crate) fn neighbours_exchange(gpu: &Arc<Gpu>, shape: &Shape) -> Result<bool, WgpuError> {
-    let mut recorder = Recorder::new(Arc::clone(gpu), shape.clone())?;
-    let wg = Kernel::Probe.workgroup();
-    let found = View::all(gpu.storage("probe", u64::from(4 * wg * 4))?);
-    recorder.dispatch(Kernel::Probe, &[0u32], &[&found], [4, 1, 1])?;
-    let bytes = recorder.read(&[(&found.buffer, 0, found.size)])?;
-    Ok(bytemuck::pod_collect_to_vec::<u8, u32>(&bytes).iter().all(|&right| right == 1))
+/// What a card does where the language leaves it open; asked once for each card.
+pub(crate) struct Found {
+    /// Whether exchanges between neighbours work as the kernels assume.
+    pub neighbours: bool,
+    /// Whether float16 becomes float32 exactly, its smallest numbers included.
+    pub halves: bool,
+}
+
+pub(crate) fn probe(gpu: &Arc<Gpu>, shape: &Shape) -> Result<Found, WgpuError> {
+    /// Every float16 below the smallest normal number is tried.
+    const TRIED: u32 = 1024;
+    let pipelines = Pipelines::new(Arc::clone(gpu), shape.clone(), None);
+    let mut recorder = Recorder::new(Arc::clone(gpu), pipelines)?;
+    let found = View::all(gpu.storage("probe", u64::from(TRIED * 4))?);
+    recorder.dispatch(Kernel::Probe, &[0u32], &[&found], [TRIED / Kernel::Probe.workgroup(), 1, 1])?;
+    let words: Vec<u32> = bytemuck::pod_collect_to_vec(&recorder.read(&[(&found.buffer, 0, found.size)])?);
+    let all = |bit: u32| words.iter().all(|word| word & bit != 0);
+    Ok(Found { neighbours: all(1), halves: all(2) })
 }

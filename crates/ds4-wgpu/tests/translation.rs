@@ -37,7 +37,7 @@ fn kernels(config: &Config, spans: &[u32], kv: KvPrecision, planes: bool) -> Vec
     let mut list = Vec::new();
     for &span in spans {
         let shape = Shape::new(config, kv, span, planes);
-        let mut kernels = shader::all(&[0, 4, 128]);
+        let mut kernels = shader::all(&[0, 4, 128], planes);
         if span > 1 {
             kernels.push(Kernel::Probe);
         }

@@ -14,6 +14,7 @@ use ds4_wgpu::{Api, WgpuBackend, WgpuOptions};
 
 use crate::args::{BackendArgs, BackendKind};
 use crate::exit::UsageError;
+use crate::kv_cache::user_cache_folder;
 use crate::model_source::LoadedModel;
 use crate::terminal::{self, Progress, Unit};
 
@@ -128,7 +129,17 @@ fn open_card(model: Arc<Model>, api: Api, numerics: Numerics, share_weights: boo
     let bytes = model.gguf().tensors().iter().map(|info| info.size).sum();
     let progress = Progress::new("loading", bytes, Unit::Bytes);
     let mut report = |done| progress.set(done);
-    let options = WgpuOptions { api, numerics, subgroups: true, planes: true, share_weights, progress: &mut report };
+    let kernels = user_cache_folder().map(|folder| folder.join("ds4").join("wgpu"));
+    let options = WgpuOptions {
+        api,
+        numerics,
+        subgroups: true,
+        planes: true,
+        share_weights,
+        prepare: true,
+        kernel_folder: kernels.as_deref(),
+        progress: &mut report,
+    };
     let backend = WgpuBackend::new(model, options).context("cannot start the graphics card")?;
     Ok(AnyBackend::Wgpu(Box::new(backend)))
 }

@@ -39,7 +39,8 @@ pub fn folder(asked: Option<&Path>) -> Result<PathBuf, UsageError> {
     })
 }
 
-fn user_cache_folder() -> Option<PathBuf> {
+/// The user's cache folder, by the customs of the system.
+pub fn user_cache_folder() -> Option<PathBuf> {
     let set = |name: &str| std::env::var_os(name).filter(|value| !value.is_empty()).map(PathBuf::from);
     if cfg!(windows) {
         return set("LOCALAPPDATA");

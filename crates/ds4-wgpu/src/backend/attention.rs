@@ -1,5 +1,7 @@
 //! Attention: projections, queries, the cache, the indexer's choice, softmax, output.
 
+use ds4_model::Sublayer;
+
 use super::products::{self, Setting, Target, takes_int8};
 use super::workspace::{chunks, ensure, part_floats};
 use super::{WgpuBackend, is_exact, params};
@@ -22,7 +24,7 @@ impl WgpuBackend {
         let tensors = &self.tensors.layers[layer];
         let mut context = lock(&self.context);
         let nothing = context.recorder.nothing();
-        let setting = Setting { int8, grid: &self.tensors.grid, nothing: &nothing };
+        let setting = Setting { int8, planes: self.planes, grid: &self.tensors.grid, nothing: &nothing };
         let work = &mut self.work;
         let mut list: Vec<(&Weight, &View, f32)> =
             vec![(&tensors.q_a, &work.latent.float, 1.0), (&tensors.kv, &work.kv, 1.0)];
@@ -51,11 +53,12 @@ impl WgpuBackend {
         let config = self.model.config();
         let (int8, rows) = (self.int8(), self.batch.rows);
         let (kind, kinds) = (self.kind(layer), self.kinds());
+        let hyper = self.hyper_params(layer, Sublayer::Attention);
         let tensors = &self.tensors.layers[layer];
         let mut context = lock(&self.context);
         let nothing = context.recorder.nothing();
         let recorder = &mut context.recorder;
-        let setting = Setting { int8, grid: &self.tensors.grid, nothing: &nothing };
+        let setting = Setting { int8, planes: self.planes, grid: &self.tensors.grid, nothing: &nothing };
         let work = &mut self.work;
         let indexer_takes = tensors.indexer.as_ref().is_some_and(|indexer| takes_int8(int8, &indexer.q_b));
         let integers = takes_int8(int8, &tensors.q_b) || indexer_takes;
@@ -68,10 +71,14 @@ impl WgpuBackend {
             eps: config.eps,
             latent_norm: tensors.q_a_norm,
             quads: config.q_rank as u32 / 4,
+            pad0: 0,
+            pad1: 0,
+            hyper,
         };
         let (vectors, stored) = (&self.tensors.vectors, &work.kv_stored);
-        let views = [vectors, &work.angles, &work.kv, stored, &latent.float, codes, scales];
-        recorder.dispatch(Kernel::Latents { integers }, &p, &views, [2, rows as u32, 1])?;
+        let views = [vectors, &work.angles, &work.kv, stored, &latent.float, codes, scales, &work.merge];
+        recorder.dispatch(Kernel::Latents { integers }, &p, &views, [3, rows as u32, 1])?;
+        self.batch.unweighted.set(None);
         latent.quantized = integers;
         // The KV row does not need to wait for `append_rows`.
         (self.batch.kv_is_ahead, self.batch.kv_is_stored) = (true, true);
@@ -80,21 +87,67 @@ impl WgpuBackend {
             list.push((&indexer.q_b, Target::rows(&work.indexer_query, &indexer.q_b)));
         }
         products::all(recorder, setting, &list, &work.latent, rows)?;
-        let has_indexer = tensors.indexer.is_some();
-        let p = params::Queries { kind, kinds, eps: config.eps };
-        let heads = config.n_head + if has_indexer { config.idx_heads } else { 0 };
-        let views = [&work.angles, &work.query, &work.indexer_query, &work.indexer_codes, &work.indexer_scales];
-        recorder.dispatch(Kernel::Queries, &p, &views, [heads as u32, rows as u32, 1])?;
-        self.batch.has_codes = has_indexer;
+        // `append_rows` ends them, with what else can be done then, or whoever reads them before.
+        self.batch.unfinished.set(Some(layer));
+        self.batch.has_codes = tensors.indexer.is_some();
         Ok(())
+    }
+
+    /// Norm and rotation of queries, if they have still to be made. `store`: the batch's rows enter their slots as well.
+    pub(super) fn finish_queries(&self, store: bool) -> Result<(), WgpuError> {
+        let Some(layer) = self.batch.unfinished.take() else { return Ok(()) };
+        let (config, place, work) = (self.model.config(), self.layout.layers[layer], &self.work);
+        let (first, second) = self.compressors(layer);
+        let kernel = Kernel::Queries { store: store.then_some(place.ratio) };
+        let blocks = |c: params::Compressor| c.dim.div_ceil(kernel.workgroup());
+        let index_heads = if self.tensors.layers[layer].indexer.is_some() { config.idx_heads as u32 } else { 0 };
+        let p = params::Queries {
+            kind: self.kind(layer),
+            kinds: self.kinds(),
+            eps: config.eps,
+            scales_at: work.indexer_scales_at(),
+            index_heads,
+            kv_stored: (work.kv_stored.offset / 4) as u32,
+            slot_words: place.slot,
+            window: config.window as u32,
+            blocks: blocks(first),
+            pad0: 0,
+            pad1: 0,
+            pad2: 0,
+            first,
+            second,
+        };
+        let mut context = lock(&self.context);
+        let (slots, projected) = (context.slots(layer), work.projected());
+        let (vectors, codes) = (&self.tensors.vectors, View::all(work.indexer_codes.buffer.clone()));
+        let views =
+            [&work.angles, &work.query, &work.indexer_query, &codes, vectors, &work.row_info, &projected, &slots];
+        let stored = if store { 1 + blocks(first) + blocks(second) } else { 0 };
+        let grid = [config.n_head as u32 + index_heads + stored, self.batch.rows as u32, 1];
+        context.recorder.dispatch(kernel, &p, &views, grid)?;
+        self.batch.is_stored.set(store);
+        Ok(())
+    }
+
+    /// What kernels need to know about a layer's compressors; of those that it lacks, that they have no channels.
+    fn compressors(&self, layer: usize) -> (params::Compressor, params::Compressor) {
+        let tensors = &self.tensors.layers[layer];
+        let none: params::Compressor = bytemuck::Zeroable::zeroed();
+        let compressor = |role, c: Option<&Compressor>| c.map_or(none, |c| self.compressor(layer, role, c));
+        (
+            compressor(Role::Attention, tensors.compressor.as_ref()),
+            compressor(Role::Indexer, tensors.indexer.as_ref().map(|indexer| &indexer.compressor)),
+        )
     }
 
     /// Codes of indexer queries that are final.
     fn encode_index_queries(&mut self, layer: usize) -> Result<(), WgpuError> {
         let config = self.model.config();
-        let p = params::IndexQuery { kind: self.kind(layer), kinds: self.kinds() };
         let work = &self.work;
-        let views = [&work.angles, &work.indexer_query, &work.indexer_codes, &work.indexer_scales];
+        let (kind, kinds, scales_at) = (self.kind(layer), self.kinds(), work.indexer_scales_at());
+        let p = params::IndexQuery { kind, kinds, scales_at };
+        let codes = View::all(work.indexer_codes.buffer.clone());
+        let views = [&work.angles, &work.indexer_query, &codes];
         let grid = [config.idx_heads as u32, self.batch.rows as u32, 1];
         lock(&self.context).recorder.dispatch(Kernel::IndexQuery, &p, &views, grid)?;
         self.batch.has_codes = true;
@@ -115,7 +168,8 @@ impl WgpuBackend {
             debug_assert!(config.has_indexer(config.ratios[layer]));
             self.compress(layer, Role::Indexer, &indexer.compressor)?;
         }
-        Ok(())
+        // The only row of a sequence does not see what it replaces in the window ring.
+        self.finish_queries(self.batch.spans == self.batch.rows)
     }
 
     /// What kernels need to know about a compressor.
@@ -289,7 +343,9 @@ impl WgpuBackend {
                 context.recorder.dispatch(Kernel::AttendMerge { integers }, &p, &views, [heads as u32, n, 1])?;
             }
         }
-        self.store_state(layer)?;
+        if !self.batch.is_stored.take() {
+            self.store_state(layer)?;
+        }
         self.work.attended.quantized = integers;
         Ok(())
     }
@@ -297,12 +353,8 @@ impl WgpuBackend {
     /// The batch enters rings and frontiers.
     fn store_state(&self, layer: usize) -> Result<(), WgpuError> {
         let (config, place) = (self.model.config(), self.layout.layers[layer]);
-        let tensors = &self.tensors.layers[layer];
         let kernel = Kernel::StateStore { ratio: place.ratio };
-        let none: params::Compressor = bytemuck::Zeroable::zeroed();
-        let compressor = |role, c: Option<&Compressor>| c.map_or(none, |c| self.compressor(layer, role, c));
-        let first = compressor(Role::Attention, tensors.compressor.as_ref());
-        let second = compressor(Role::Indexer, tensors.indexer.as_ref().map(|indexer| &indexer.compressor));
+        let (first, second) = self.compressors(layer);
         let blocks = |c: params::Compressor| c.dim.div_ceil(kernel.workgroup());
         let rows = self.batch.rows as u32;
         let window = config.window as u32;
@@ -323,7 +375,7 @@ impl WgpuBackend {
         let mut context = lock(&self.context);
         let nothing = context.recorder.nothing();
         let recorder = &mut context.recorder;
-        let setting = Setting { int8, grid: &self.tensors.grid, nothing: &nothing };
+        let setting = Setting { int8, planes: self.planes, grid: &self.tensors.grid, nothing: &nothing };
         let work = &mut self.work;
         if takes_int8(int8, &tensors.out_a) {
             products::quantize(recorder, &mut work.attended, rows)?;

@@ -1,5 +1,7 @@
 //! Mixture of experts.
 
+use ds4_model::Sublayer;
+
 use super::products::{self, Choices, Setting, Target, takes_int8};
 use super::{WgpuBackend, params};
 use crate::cache::lock;
@@ -17,11 +19,12 @@ impl WgpuBackend {
     pub(super) fn choose_experts(&mut self, layer: usize) -> Result<(), WgpuError> {
         let config = self.model.config();
         let int8 = self.int8();
+        let hyper = self.hyper_params(layer, Sublayer::Experts);
         let tensors = &self.tensors.layers[layer];
         let mut context = lock(&self.context);
         let nothing = context.recorder.nothing();
         let rows = self.batch.rows;
-        let setting = Setting { int8, grid: &self.tensors.grid, nothing: &nothing };
+        let setting = Setting { int8, planes: self.planes, grid: &self.tensors.grid, nothing: &nothing };
         let work = &mut self.work;
         if takes_int8(int8, &tensors.router) {
             products::quantize(&mut context.recorder, &mut work.input, rows)?;
@@ -32,9 +35,11 @@ impl WgpuBackend {
             Choice::Table(table) => (table, 0, true),
             Choice::Bias(bias) => (&nothing, *bias, false),
         };
-        let p = params::Route { bias, table: 0, scale: config.expert_weights_scale };
-        let views = [&self.tensors.vectors, table, &work.row_info, &work.router, &work.ids, &work.weights];
-        context.recorder.dispatch(Kernel::Route { by_token }, &p, &views, [rows as u32, 1, 1])
+        let p = params::Route { bias, table: 0, scale: config.expert_weights_scale, pad: 0, hyper };
+        let views = [&self.tensors.vectors, table, &work.row_info, &work.router, &work.ids, &work.weights, &work.merge];
+        context.recorder.dispatch(Kernel::Route { by_token }, &p, &views, [rows as u32, 2, 1])?;
+        self.batch.unweighted.set(None);
+        Ok(())
     }
 
     /// Routed and shared experts, added up in order. Many rows take turns, so that buffers keep a bounded size.
@@ -122,7 +127,7 @@ impl WgpuBackend {
         let mut context = lock(&self.context);
         let nothing = context.recorder.nothing();
         let recorder = &mut context.recorder;
-        let setting = Setting { int8, grid: &self.tensors.grid, nothing: &nothing };
+        let setting = Setting { int8, planes: self.planes, grid: &self.tensors.grid, nothing: &nothing };
         let work = &self.work;
 
         let grouped = rows > MOST_UNGROUPED;

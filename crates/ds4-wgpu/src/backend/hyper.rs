@@ -37,6 +37,7 @@ impl WgpuBackend {
         };
         let integers = self.int8();
         self.mix(hyper, norm, None, integers)?;
+        self.batch.unweighted.set(Some((layer, sublayer)));
         self.work.input.quantized = integers;
         Ok(())
     }
@@ -44,6 +45,7 @@ impl WgpuBackend {
     /// Projection, then input (and, unless this is the head, merging weights). `wanted`: the head's rows.
     fn mix(&self, hyper: &HyperTensors, norm: u32, wanted: Option<&View>, integers: bool) -> Result<(), WgpuError> {
         let config = self.model.config();
+        self.make_merge_weights()?;
         let mut context = lock(&self.context);
         let nothing = context.recorder.nothing();
         let head = wanted.is_some();
@@ -69,17 +71,38 @@ impl WgpuBackend {
             indirect: u32::from(head),
             eps: config.eps,
             hc_eps: config.hc_eps,
-            iterations: config.sinkhorn_iterations as u32,
         };
         let merge = &self.work.merge;
         let vectors = &self.tensors.vectors;
         let views = [vectors, &self.work.streams, list, partial, &input.float, &input.codes, &input.scales, merge];
-        context.recorder.dispatch(
-            Kernel::HcFinish { head, integers },
-            &p,
-            &views,
-            [if head { 1 } else { 2 }, rows as u32, 1],
-        )
+        context.recorder.dispatch(Kernel::HcFinish { head, integers }, &p, &views, [1, rows as u32, 1])
+    }
+
+    /// What the merging weights of the sublayer that is running are made from, for a kernel that makes them by the way.
+    pub(super) fn hyper_params(&self, layer: usize, sublayer: Sublayer) -> params::Hyper {
+        let (config, tensors) = (self.model.config(), &self.tensors.layers[layer]);
+        let hyper = match sublayer {
+            Sublayer::Attention => &tensors.hc_attn,
+            Sublayer::Experts => &tensors.hc_ffn,
+        };
+        params::Hyper {
+            base: hyper.base,
+            scale: hyper.scale,
+            iterations: config.sinkhorn_iterations as u32,
+            eps: config.eps,
+            hc_eps: config.hc_eps,
+            pad0: 0,
+            pad1: 0,
+            pad2: 0,
+        }
+    }
+
+    /// Makes the last sublayer's merging weights, if no other kernel has.
+    pub(super) fn make_merge_weights(&self) -> Result<(), WgpuError> {
+        let Some((layer, sublayer)) = self.batch.unweighted.take() else { return Ok(()) };
+        let p = params::HcWeights { hyper: self.hyper_params(layer, sublayer) };
+        let views = [&self.tensors.vectors, &self.work.merge];
+        lock(&self.context).recorder.dispatch(Kernel::HcWeights, &p, &views, [self.batch.rows as u32, 1, 1])
     }
 
     /// Lets the last sublayer's output enter the streams, if it has not yet. The next sublayer's projection does both at once.
@@ -87,6 +110,7 @@ impl WgpuBackend {
         if !self.batch.unmerged.replace(false) {
             return Ok(());
         }
+        self.make_merge_weights()?;
         let vectors = self.model.config().n_embd as u32 / 4;
         let grid = [vectors.div_ceil(Kernel::HcMerge.workgroup()), self.batch.rows as u32, 1];
         let views = [&self.work.merge, &self.work.output, &self.work.streams];
@@ -101,7 +125,7 @@ impl WgpuBackend {
         self.mix(&self.tensors.output_hc, self.tensors.output_norm, Some(&wanted), integers)?;
         let mut context = lock(&self.context);
         let nothing = context.recorder.nothing();
-        let setting = Setting { int8: self.int8(), grid: &self.tensors.grid, nothing: &nothing };
+        let setting = Setting { int8: self.int8(), planes: self.planes, grid: &self.tensors.grid, nothing: &nothing };
         let to = Target::rows(&self.head.logits, weight);
         products::all(&mut context.recorder, setting, &[(weight, to)], &self.head.input, self.batch.wanted)
     }

@@ -10,25 +10,30 @@ mod workspace;
 
 use std::cell::Cell;
 use std::ops::Range;
+use std::path::Path;
 use std::sync::{Arc, Mutex};
 
 use ds4_model::rope::Frequencies;
+use ds4_model::rows::Wanted;
 use ds4_model::state::StateParts;
-use ds4_model::{Backend, Buffer, Compute, KvPrecision, Model, ModelError, Numerics, Rows, Sequence, Sublayer};
+use ds4_model::{
+    Backend, Buffer, Compute, KvPrecision, Model, ModelError, Numerics, Rows, Sequence, Sublayer, forward,
+};
 
 use crate::adapter::{AdapterReport, Api};
 use crate::bandwidth;
 use crate::cache::{CacheLayout, Context, WgpuSequence, lock};
 use crate::error::WgpuError;
 use crate::gpu::Gpu;
-use crate::recorder::{Recorder, View, neighbours_exchange};
+use crate::pipelines::Pipelines;
+use crate::recorder::{self, Recorder, View};
 use crate::shader::Shape;
 use crate::tensors::Tensors;
 use crate::timing::KernelTime;
 use crate::transfer;
 use crate::weights::{Loader, Source};
 use checks::{check_memory, check_shape, source};
-use workspace::{HeadSpace, Scratch, Workspace};
+use workspace::{HeadSpace, Scratch, Workspace, merge_step};
 
 /// How to run on a card.
 pub struct WgpuOptions<'a> {
@@ -42,6 +47,10 @@ pub struct WgpuOptions<'a> {
     pub planes: bool,
     /// Whether tensors that are the same bytes of the file take the card's memory once.
     pub share_weights: bool,
+    /// Whether kernels for short prompts and single tokens are compiled at once, several at a time, instead of when they are needed.
+    pub prepare: bool,
+    /// Folder in which the driver's results of compiling are kept for the next start.
+    pub kernel_folder: Option<&'a Path>,
     /// Hears how many bytes of the model have been brought to the card.
     pub progress: &'a mut dyn FnMut(u64),
 }
@@ -87,6 +96,14 @@ struct Batch {
     has_codes: bool,
     /// Whether the last sublayer's output has still to enter the streams.
     unmerged: Cell<bool>,
+    /// The sublayer whose merging weights have still to be made.
+    unweighted: Cell<Option<(usize, Sublayer)>>,
+    /// The layer whose queries have still to be normalized and rotated.
+    unfinished: Cell<Option<usize>>,
+    /// Whether the rows of the layer have entered rings and frontiers.
+    is_stored: Cell<bool>,
+    /// Token, position, span and slot of each row.
+    info: Vec<[u32; 4]>,
     /// Whether the last `index_select` chose for some row.
     selecting: bool,
 }
@@ -107,13 +124,11 @@ impl WgpuBackend {
         check_shape(&model)?;
         let mut gpu = Gpu::open(options.api, options.subgroups)?;
         let kv = options.numerics.kv;
-        if gpu.span > 1 {
-            let opened = Arc::new(gpu);
-            let works = neighbours_exchange(&opened, &Shape::new(config, kv, opened.span, false))?;
-            gpu = Arc::into_inner(opened).ok_or_else(|| WgpuError::Shape("the card is in use".to_owned()))?;
-            if !works {
-                gpu.span = 1;
-            }
+        let opened = Arc::new(gpu);
+        let found = recorder::probe(&opened, &Shape::new(config, kv, opened.span, false))?;
+        gpu = Arc::into_inner(opened).ok_or_else(|| WgpuError::Shape("the card is in use".to_owned()))?;
+        if !found.neighbours {
+            gpu.span = 1;
         }
         let gpu = Arc::new(gpu);
         let layout = CacheLayout::new(config, kv);
@@ -121,8 +136,11 @@ impl WgpuBackend {
         let source = source(&gpu, &model)?;
         // The file's layout is only for those who use the file itself.
         let planes = options.planes && matches!(source, Source::Copied);
-        let shape = Shape::new(config, kv, gpu.span, planes);
-        let recorder = Recorder::new(Arc::clone(&gpu), shape)?;
+        let mut shape = Shape::new(config, kv, gpu.span, planes);
+        shape.halves = found.halves;
+        shape.invocations = gpu.most_invocations();
+        let pipelines = Pipelines::new(Arc::clone(&gpu), shape, options.kernel_folder);
+        let recorder = Recorder::new(Arc::clone(&gpu), pipelines)?;
         let tensors =
             Tensors::load(&model, Loader::new(&gpu, &model, source, planes, options.share_weights, options.progress))?;
         let context = Context::new(&gpu, recorder, layout.clone())?;
@@ -133,7 +151,7 @@ impl WgpuBackend {
         let head = HeadSpace::new(&gpu, config, 1)?;
         let scratch = Scratch::new(&gpu)?;
         let name = format!("wgpu {} {} {}", gpu.report.api, gpu.report.name, gpu.report.driver);
-        Ok(Self {
+        let mut backend = Self {
             numerics: options.numerics,
             context: Arc::new(Mutex::new(context)),
             layout,
@@ -150,7 +168,38 @@ impl WgpuBackend {
             name: Box::leak(name.into_boxed_str()),
             gpu,
             model,
-        })
+        };
+        if options.prepare {
+            backend.prepare()?;
+        }
+        Ok(backend)
+    }
+
+    /// Compiles the kernels of short prompts and of single tokens, with and without what happens only at some positions.
+    fn prepare(&mut self) -> Result<(), WgpuError> {
+        const PROMPT: usize = 16;
+        let config = self.model.config();
+        // The last position of windows of every compressor, where the indexer has more rows than it chooses.
+        let ratios = || config.ratios.iter().copied().filter(|&ratio| ratio > 0);
+        let longest = ratios().max().unwrap_or(1);
+        let end = ((config.idx_topk + 1) * ratios().min().unwrap_or(1)).next_multiple_of(longest);
+        lock(&self.context).recorder.rehearse()?;
+        let mut result = Ok(());
+        for (first, count) in [(0, PROMPT), (PROMPT, 1), (end - PROMPT, PROMPT), (end - 1, 1)] {
+            let mut sequence = WgpuSequence::new(&self.context, &self.layout);
+            sequence.len = first;
+            let mut rows = Rows::new();
+            rows.push(0, first, &vec![0; count], Wanted::Last);
+            result = result.and_then(|()| forward(self, &rows, &mut [&mut sequence]));
+        }
+        let mut context = lock(&self.context);
+        context.recorder.end_rehearsal()?;
+        result.map_err(|error| WgpuError::Shape(error.to_string()))
+    }
+
+    /// How many kernels have been compiled so far.
+    pub fn kernels(&self) -> usize {
+        lock(&self.context).recorder.pipelines()
     }
 
     /// The card.
@@ -265,6 +314,11 @@ impl WgpuBackend {
         }
         // Handed over before what was recorded so far runs, none of which reads the tables.
         self.gpu.queue.write_buffer(&self.scratch.tables.buffer, 0, bytemuck::cast_slice(&spans));
+        for span in rows.spans() {
+            let slot = sequences[span.sequence].slot_number();
+            span.rows().for_each(|(row, _)| self.batch.info[row][3] = slot);
+        }
+        self.gpu.queue.write_buffer(&self.work.row_info.buffer, 0, bytemuck::cast_slice(&self.batch.info));
         self.batch.has_tables = true;
         Ok(())
     }
@@ -307,10 +361,10 @@ impl WgpuBackend {
     /// Post and mixing weights lie together in rows: their place in a row.
     fn merge_part(&self, buffer: Buffer) -> Option<(usize, Range<usize>)> {
         let hc = self.model.config().hc;
-        let stride = hc + hc * hc;
+        let stride = merge_step(hc);
         match buffer {
             Buffer::Post => Some((stride, 0..hc)),
-            Buffer::Comb => Some((stride, hc..stride)),
+            Buffer::Comb => Some((stride, hc..hc + hc * hc)),
             _ => None,
         }
     }
@@ -360,6 +414,12 @@ impl Backend for WgpuBackend {
             self.head = HeadSpace::new(&self.gpu, config, wanted.next_power_of_two())?;
             lock(&self.context).recorder.forget();
         }
+        let mut info = vec![[0u32; 4]; n];
+        for (number, span) in rows.spans().iter().enumerate() {
+            for (row, position) in span.rows() {
+                info[row] = [rows.tokens()[row], position as u32, number as u32, 0];
+            }
+        }
         let reach = rows.positions().iter().max().map_or(0, |last| last + 1);
         self.batch = Batch {
             rows: n,
@@ -367,18 +427,13 @@ impl Backend for WgpuBackend {
             reach,
             positions: rows.positions().to_vec(),
             spans: rows.spans().len(),
+            info,
             ..Batch::default()
         };
-        let mut info = vec![[0u32; 4]; n];
-        for (number, span) in rows.spans().iter().enumerate() {
-            for (row, position) in span.rows() {
-                info[row] = [rows.tokens()[row], position as u32, number as u32, 0];
-            }
-        }
         let wanted: Vec<u32> = rows.wanted().iter().map(|&row| row as u32).collect();
         let angles = self.angles();
         let queue = &self.gpu.queue;
-        queue.write_buffer(&self.work.row_info.buffer, 0, bytemuck::cast_slice(&info));
+        queue.write_buffer(&self.work.row_info.buffer, 0, bytemuck::cast_slice(&self.batch.info));
         queue.write_buffer(&self.work.angles.buffer, 0, bytemuck::cast_slice(&angles));
         if !wanted.is_empty() {
             queue.write_buffer(&self.head.wanted.buffer, 0, bytemuck::cast_slice(&wanted));
@@ -457,8 +512,12 @@ impl Backend for WgpuBackend {
     }
 
     fn read(&self, buffer: Buffer) -> Result<Vec<f32>, ModelError> {
+        self.finish_queries(false)?;
         if buffer == Buffer::Streams {
             self.merge_streams()?;
+        }
+        if matches!(buffer, Buffer::Post | Buffer::Comb) {
+            self.make_merge_weights()?;
         }
         let rows = if buffer == Buffer::Logits { self.batch.wanted } else { self.batch.rows };
         let (view, width) = self.place(buffer);
@@ -478,8 +537,10 @@ impl Backend for WgpuBackend {
     }
 
     fn write(&mut self, buffer: Buffer, values: &[f32]) -> Result<(), ModelError> {
+        self.finish_queries(false)?;
         if matches!(buffer, Buffer::Streams | Buffer::Post | Buffer::Comb | Buffer::Output) {
             self.merge_streams()?;
+            self.make_merge_weights()?;
         }
         let rows = if buffer == Buffer::Logits { self.batch.wanted } else { self.batch.rows };
         let (view, width) = self.place(buffer);

@@ -2,7 +2,7 @@
 
 use crate::error::WgpuError;
 use crate::recorder::{Recorder, View};
-use crate::shader::{Format, GEMV_MATRICES, GEMV_ROWS, Kernel, Mode, PRODUCT_ROWS, TILE_ROWS, WIDE_PRODUCT_ROWS};
+use crate::shader::{self, Format, GEMV_MATRICES, GEMV_ROWS, Kernel, Mode, PRODUCT_ROWS, TILE_ROWS, WIDE_PRODUCT_ROWS};
 use crate::weights::{Part, Weight};
 
 use super::params;
@@ -61,8 +61,30 @@ pub(super) struct Choices<'a> {
 #[derive(Clone, Copy)]
 pub(super) struct Setting<'a> {
     pub int8: bool,
+    pub planes: bool,
     pub grid: &'a View,
     pub nothing: &'a View,
+}
+
+/// A matrix, the part of it that is bound, and where its results go.
+type Piece<'a> = (&'a Weight, &'a Part, Target<'a>);
+
+/// What a kernel for matrices of these formats is specialized for: their format, and the unquantized one of those beside it. `None` if
+/// there are too many, or if the two are bound in different pieces.
+fn formats(setting: Setting<'_>, all: impl Iterator<Item = Format>) -> Option<(Format, Option<Format>)> {
+    let (mut block, mut float) = (None, None);
+    for format in all {
+        let kind = if format.is_block() { &mut block } else { &mut float };
+        if kind.is_some_and(|known| known != format) {
+            return None;
+        }
+        *kind = Some(format);
+    }
+    match (block, float) {
+        (Some(block), Some(float)) if shader::differ(block, float, setting.planes) => None,
+        (Some(block), float) => Some((block, float)),
+        (None, float) => float.map(|float| (float, None)),
+    }
 }
 
 /// Several matrices with the same activation rows. The int8 form must be there if a product takes it.
@@ -77,20 +99,20 @@ pub(super) fn all(
         return list.iter().try_for_each(|&(weight, to)| dense(recorder, setting, weight, x, rows, to));
     }
     // Neighbours that one kernel can take run together.
-    let mut pieces: Vec<(&Weight, &Part, Target<'_>)> = Vec::with_capacity(GEMV_MATRICES);
+    let mut pieces: Vec<Piece<'_>> = Vec::with_capacity(GEMV_MATRICES);
     for &(weight, to) in list {
         if weight.format.is_block() && !setting.int8 {
             dense(recorder, setting, weight, x, rows, to)?;
             continue;
         }
         for part in &weight.parts {
-            let fits = pieces.first().is_none_or(|(first, of, target)| {
+            let fits = pieces.first().is_none_or(|(_, of, target)| {
                 pieces.len() < GEMV_MATRICES
-                    && first.format == weight.format
                     && of.view == part.view
                     && target.y.buffer == to.y.buffer
                     && target.groups == 1
                     && to.groups == 1
+                    && formats(setting, pieces.iter().map(|piece| piece.0.format).chain([weight.format])).is_some()
             });
             if !fits {
                 gemv(recorder, setting, &pieces, x, rows, None)?;
@@ -130,15 +152,18 @@ const MANY_ROWS: u32 = 16384;
 fn gemv(
     recorder: &mut Recorder,
     setting: Setting<'_>,
-    pieces: &[(&Weight, &Part, Target<'_>)],
+    pieces: &[Piece<'_>],
     x: &Activations,
     rows: usize,
     codes: Option<(&View, &View)>,
 ) -> Result<(), WgpuError> {
+    let Some((format, floats)) = formats(setting, pieces.iter().map(|piece| piece.0.format)) else { return Ok(()) };
     let Some(&(weight, part, to)) = pieces.first() else { return Ok(()) };
-    let integers = takes_int8(setting.int8, weight);
+    let integers = setting.int8 && format.is_block();
+    let is_beside = |weight: &Weight| Some(weight.format) == floats;
     let part_rows = |weight: &Weight, part: &Part| if weight.parts.len() > 1 { part.count } else { weight.rows };
-    let total: u32 = pieces.iter().map(|(weight, part, _)| part_rows(weight, part)).sum();
+    let main = pieces.iter().filter(|(weight, ..)| !is_beside(weight));
+    let total: u32 = main.map(|(weight, part, _)| part_rows(weight, part)).sum();
     // The results of a workgroup are one group of int8 codes.
     let may_have_many = to.groups == 1 || (weight.rows / to.groups).is_multiple_of(32);
     let each = if codes.is_some() || integers && total >= MANY_ROWS && may_have_many { 4 } else { 1 };
@@ -146,10 +171,10 @@ fn gemv(
         1 | 2 => rows as u32,
         _ => 4,
     };
-    let kernel = Kernel::Gemv { format: weight.format, integers, each, x_rows, quantized: codes.is_some() };
+    let kernel = Kernel::Gemv { format, floats, integers, each, x_rows, quantized: codes.is_some() };
     let parts = kernel.workgroup() / 32;
     let mut p: params::Gemv = bytemuck::Zeroable::zeroed();
-    p.units = x.cols as u32 / to.groups / weight.format.unit() as u32;
+    p.units = x.cols as u32 / to.groups / format.unit() as u32;
     p.x_stride = x_stride(x, integers);
     p.matrices = pieces.len() as u32;
     p.count = rows as u32;
@@ -169,17 +194,20 @@ fn gemv(
             y_first: offset + first_row(weight, part),
             y_stride: to.stride,
             scale: to.scale,
-            pad: 0,
+            floats: u32::from(is_beside(weight)),
         };
-        blocks += matrix.rows.div_ceil(parts * each);
+        blocks += matrix.rows.div_ceil(if is_beside(weight) { parts } else { parts * each });
     }
     let (values, scales) = if integers { (&x.codes, &x.scales) } else { (&x.float, setting.nothing) };
     let whole = View::all(to.y.buffer.clone());
     let mut views = vec![&part.view, values, scales, codes.map_or(&whole, |codes| codes.0)];
-    if weight.format == Format::Iq2Xxs {
+    if format == Format::Iq2Xxs {
         views.push(setting.grid);
     }
     views.extend(codes.map(|codes| codes.1));
+    if floats.is_some() {
+        views.push(&x.float);
+    }
     recorder.dispatch(kernel, &p, &views, [p.count.div_ceil(x_rows), blocks, 1])
 }
 
@@ -294,7 +322,7 @@ fn dispatch(
     let Kernel::Product { format, integers, .. } = kernel else { return Ok(()) };
     let (values, scales) = if integers { (&x.codes, &x.scales) } else { (&x.float, setting.nothing) };
     let mut views = vec![weight, values, scales, y];
-    if format == crate::shader::Format::Iq2Xxs {
+    if format == Format::Iq2Xxs {
         views.push(setting.grid);
     }
     views.push(choices);

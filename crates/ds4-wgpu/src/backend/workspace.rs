@@ -43,7 +43,7 @@ pub(super) struct Workspace {
     pub rows: usize,
     pub streams: View,
     pub input: Activations,
-    /// Post weights and mixing weights, [rows, hc + hc * hc].
+    /// Post weights, mixing weights, and the sums that they come from, [rows, `merge_step`].
     pub merge: View,
     pub latent: Activations,
     pub query: View,
@@ -96,27 +96,36 @@ impl Workspace {
         let streams = config.hc * config.n_embd;
         let feature = 2 * config.head_dim;
         let index = 2 * config.idx_dim;
-        let widths = [config.q_rank, config.head_dim, feature, feature, index, index, config.idx_heads];
+        let widths = [config.q_rank, config.head_dim, feature, feature, index, index, config.idx_heads, kv_row];
         let projected = together(gpu, "attention projections", &widths.map(|width| rows * width))?;
-        let [latent, kv, compressor_kv, compressor_gate, indexer_kv, indexer_gate, indexer_weights] = projected;
+        let [latent, kv, compressor_kv, compressor_gate, indexer_kv, indexer_gate, indexer_weights, kv_stored] =
+            projected;
+        // One kernel writes both, if no card is in the way.
+        let counts = [rows * config.n_head * config.head_dim, rows * config.idx_heads * config.idx_dim];
+        let [query, indexer_query] = match (counts[0] + counts[1]) as u64 * 4 + 1024 <= gpu.max_binding {
+            true => together(gpu, "queries", &counts)?,
+            false => [values(gpu, "queries", counts[0])?, values(gpu, "indexer queries", counts[1])?],
+        };
+        let counts = [4, 32].map(|each| rows * config.idx_heads * config.idx_dim / each);
+        let [indexer_codes, indexer_scales] = together(gpu, "indexer codes", &counts)?;
         let [ids, weights] = together(gpu, "experts", &[rows * config.n_expert_used; 2])?;
         Ok(Self {
             rows,
             streams: value("streams", streams)?,
             input: Activations::new(gpu, "input", rows, config.n_embd)?,
-            merge: value("stream weights", config.hc + config.hc * config.hc)?,
+            merge: value("stream weights", merge_step(config.hc))?,
             latent: Activations::around(gpu, "query latent", latent, rows, config.q_rank)?,
-            query: value("queries", config.n_head * config.head_dim)?,
+            query,
             kv,
-            kv_stored: value("stored KV rows", kv_row)?,
+            kv_stored,
             compressor_kv,
             compressor_gate,
             indexer_kv,
             indexer_gate,
             indexer_weights,
-            indexer_query: value("indexer queries", config.idx_heads * config.idx_dim)?,
-            indexer_codes: value("indexer codes", config.idx_heads * config.idx_dim / 4)?,
-            indexer_scales: value("indexer scales", config.idx_heads * config.idx_dim / 32)?,
+            indexer_query,
+            indexer_codes,
+            indexer_scales,
             attended: Activations::new(gpu, "attention results", rows, config.n_head * config.head_dim)?,
             low: Activations::new(gpu, "attention output", rows, config.o_groups * config.o_rank)?,
             output: value("sublayer output", config.n_embd)?,
@@ -137,10 +146,20 @@ impl Workspace {
         })
     }
 
-    /// The buffer of all projections of the attention input; their views say where in it each is.
+    /// Where the scales of the indexer's codes begin among them, in words.
+    pub fn indexer_scales_at(&self) -> u32 {
+        ((self.indexer_scales.offset - self.indexer_codes.offset) / 4) as u32
+    }
+
+    /// The buffer of all projections of the attention input and of the stored KV rows; their views say where in it each is.
     pub fn projected(&self) -> View {
         View::all(self.kv.buffer.clone())
     }
+}
+
+/// Values of a row of merging weights.
+pub(super) fn merge_step(hc: usize) -> usize {
+    hc + hc * hc + (2 + hc) * hc + 1
 }
 
 /// Partial sums of a row.

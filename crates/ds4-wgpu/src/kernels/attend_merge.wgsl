@@ -25,6 +25,8 @@ struct Params {
 const CHUNK: u32 = 16u;
 const QUADS: u32 = HEAD_DIM / 4u;
 const ALL: u32 = 0xFFFFFFFFu;
+/// Chunks that are loaded before the first is used; a divisor of WG.
+const AHEAD: u32 = 16u;
 
 var<workgroup> largest: array<f32, WG>;
 /// Of each chunk the factor that brings it to the largest score of all, and its sum of weights.
@@ -72,16 +74,16 @@ fn main(@builtin(workgroup_id) block: vec3<u32>, @builtin(local_invocation_index
             }
             workgroupBarrier();
             let last = min(WG, chunks - group);
-            for (var c = 0u; c < last; c += 4u) {
+            for (var c = 0u; c < last; c += AHEAD) {
                 // Chunks past the last have the factor 0 and take the last one's values.
-                var four: array<vec4<f32>, 4>;
-                for (var j = 0u; j < 4u; j += 1u) {
-                    four[j] = parts[begin + (group + min(c + j, last - 1u)) * stride + quad];
+                var some: array<vec4<f32>, AHEAD>;
+                for (var j = 0u; j < AHEAD; j += 1u) {
+                    some[j] = parts[begin + (group + min(c + j, last - 1u)) * stride + quad];
                 }
-                for (var j = 0u; j < 4u; j += 1u) {
+                for (var j = 0u; j < AHEAD; j += 1u) {
                     let factor = factors[c + j];
                     total = fma(factor.x, factor.y, total);
-                    sum = fma(vec4<f32>(factor.x), four[j], sum);
+                    sum = fma(vec4<f32>(factor.x), some[j], sum);
                 }
             }
         }

@@ -19,7 +19,7 @@ struct Params {
 @group(0) @binding(2) var<storage, read> angles: array<vec2<f32>>;
 @group(0) @binding(3) var<storage, read> rows: array<vec4<u32>>;
 @group(0) @binding(4) var<storage, read> tables: array<u32>;
-@group(0) @binding(5) var<storage, read> projected: array<f32>;
+@group(0) @binding(5) var<storage, read> projected: array<u32>;
 @group(0) @binding(6) var<storage, read> slots: array<u32>;
 @group(0) @binding(7) var<storage, read_write> pages: array<u32>;
 

@@ -65,30 +65,34 @@ fn main(@builtin(workgroup_id) block: vec3<u32>, @builtin(local_invocation_index
         matrix = choices[choice] * p.matrix_bytes;
         weight = bitcast<f32>(choices[p.weights_at + choice]);
     }
-    for (var r = 0u; r < EACH; r += 1u) {
-        var gate = 0.0;
-        var up = 0.0;
-        if (slot < USED) {
-            let at = matrix + (first + r) * p.row_bytes;
-            for (var u = lane; u < UNITS; u += LANES) {
-                let low = x[2u * (x_row + u)];
-                let high = x[2u * (x_row + u) + 1u];
-                let d = x_scales[x_row + u];
-                gate = add_unit(load_unit(p.gate + at, u, UNITS), low, high, d, gate);
-                up = add_unit(load_unit(p.up + at, u, UNITS), low, high, d, up);
-            }
-        } else {
-            let at = (first + r) * p.other_row_bytes;
-            for (var u = lane; u < UNITS; u += LANES) {
-                let low = x[2u * (x_row + u)];
-                let high = x[2u * (x_row + u) + 1u];
-                let d = x_scales[x_row + u];
-                gate = add_other(load_other(p.other_gate + at, u, UNITS), low, high, d, gate);
-                up = add_other(load_other(p.other_up + at, u, UNITS), low, high, d, up);
+    var gate: array<f32, EACH>;
+    var up: array<f32, EACH>;
+    if (slot < USED) {
+        for (var u = lane; u < UNITS; u += LANES) {
+            let low = x[2u * (x_row + u)];
+            let high = x[2u * (x_row + u) + 1u];
+            let d = x_scales[x_row + u];
+            for (var r = 0u; r < EACH; r += 1u) {
+                let at = matrix + (first + r) * p.row_bytes;
+                gate[r] = add_unit(load_unit(p.gate + at, u, UNITS), low, high, d, gate[r]);
+                up[r] = add_unit(load_unit(p.up + at, u, UNITS), low, high, d, up[r]);
             }
         }
-        let gate_sum = span_sum(gate);
-        let up_sum = span_sum(up);
+    } else {
+        for (var u = lane; u < UNITS; u += LANES) {
+            let low = x[2u * (x_row + u)];
+            let high = x[2u * (x_row + u) + 1u];
+            let d = x_scales[x_row + u];
+            for (var r = 0u; r < EACH; r += 1u) {
+                let at = (first + r) * p.other_row_bytes;
+                gate[r] = add_other(load_other(p.other_gate + at, u, UNITS), low, high, d, gate[r]);
+                up[r] = add_other(load_other(p.other_up + at, u, UNITS), low, high, d, up[r]);
+            }
+        }
+    }
+    for (var r = 0u; r < EACH; r += 1u) {
+        let gate_sum = span_sum(gate[r]);
+        let up_sum = span_sum(up[r]);
         if (lane % SPAN == 0u) {
             sums[(part * EACH + r) * LEFT + lane / SPAN] = gate_sum;
             sums[(32u + part * EACH + r) * LEFT + lane / SPAN] = up_sum;

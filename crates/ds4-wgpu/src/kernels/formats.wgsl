@@ -26,15 +26,6 @@ fn e4m3_encode(x: f32) -> u32 {
     return sign | ((rounded >> 20u) - (120u << 3u));
 }
 
-/// Values of four E4M3 codes.
-fn e4m3_decode(codes: u32) -> vec4<f32> {
-    let c = (vec4<u32>(codes) >> vec4<u32>(0u, 8u, 16u, 24u)) & vec4<u32>(0xFFu);
-    let m = c & vec4<u32>(0x7Fu);
-    let normal = bitcast<vec4<f32>>((m << vec4<u32>(20u)) + vec4<u32>(120u << 23u));
-    let magnitude = select(normal, vec4<f32>(m) * 0.001953125, m < vec4<u32>(8u));
-    return select(magnitude, -magnitude, c > vec4<u32>(0x7Fu));
-}
-
 /// E2M1 code of a value within 6 of 0.
 fn e2m1_encode(x: f32) -> u32 {
     let sign = (bitcast<u32>(x) >> 31u) << 3u;
@@ -66,13 +57,4 @@ fn half_encode(x: f32) -> u32 {
     let bits = bitcast<u32>(magnitude);
     let rounded = bits + 0xFFFu + ((bits >> 13u) & 1u);
     return sign | ((rounded >> 13u) - (112u << 10u));
-}
-
-/// Values of two float16.
-fn half_decode(word: u32) -> vec2<f32> {
-    let h = vec2<u32>(word & 0xFFFFu, word >> 16u);
-    let m = h & vec2<u32>(0x7FFFu);
-    let normal = bitcast<vec2<f32>>((m << vec2<u32>(13u)) + vec2<u32>(112u << 23u));
-    let magnitude = select(normal, vec2<f32>(m) * 5.9604644775390625e-08, m < vec2<u32>(0x400u));
-    return select(magnitude, -magnitude, h > vec2<u32>(0x7FFFu));
 }

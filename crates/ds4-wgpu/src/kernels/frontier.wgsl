@@ -38,16 +38,11 @@ struct Span {
     pages: u32,
 }
 
-fn span_of(index: u32) -> Span {
-    let at = index * 8u;
-    return Span(tables[at], tables[at + 1u], tables[at + 2u], tables[at + 3u], tables[at + 4u]);
-}
-
 fn batch_feature(c: Compressor, span: Span, position: u32, channel: u32) -> Feature {
     let width = width_of(c);
     let at = (span.first_row + position - span.first_position) * width + channel;
     let bias = vectors[c.ape + position % RATIO * width + channel];
-    return Feature(projected[c.kv + at], projected[c.gate + at] + bias);
+    return Feature(bitcast<f32>(projected[c.kv + at]), bitcast<f32>(projected[c.gate + at]) + bias);
 }
 
 fn stored(at: u32) -> f32 {

@@ -19,7 +19,7 @@ fn main(@builtin(workgroup_id) block: vec3<u32>, @builtin(local_invocation_index
         return;
     }
     let row = block.y;
-    let weights = row * (HC + HC * HC) + p.pad;
+    let weights = row * MERGE_STEP + p.pad;
     let y = output[row * WIDTH + i];
     var old: array<vec4<f32>, HC>;
     for (var j = 0u; j < HC; j += 1u) {

@@ -47,7 +47,7 @@ fn main(@builtin(workgroup_id) block: vec3<u32>, @builtin(local_invocation_index
         var value = vec4<f32>();
         if (column < WIDTH) {
             if (MERGE) {
-                let weights = row * (HC + HC * HC);
+                let weights = row * MERGE_STEP;
                 for (var j = 0u; j < HC; j += 1u) {
                     let old = streams[(row * HC + j) * WIDTH + column];
                     value = fma(vec4<f32>(merge[weights + HC + j * HC + k]), old, value);

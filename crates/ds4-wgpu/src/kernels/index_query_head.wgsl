@@ -50,7 +50,7 @@ fn make_index_query(row: u32, number: u32, t: u32, done: bool) {
         }
         // Values that were rounded before may get a smaller power of two than then; they lie on its grid as well.
         scales[t] = pow2_at_least(largest * (1.0 / 6.0));
-        code_scales[head * GROUPS + t] = scales[t];
+        codes[p.scales_at + head * GROUPS + t] = bitcast<u32>(scales[t]);
     }
     workgroupBarrier();
     for (var i = t; i < DIM / 4u; i += WG) {

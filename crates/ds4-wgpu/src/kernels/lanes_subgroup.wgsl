@@ -8,3 +8,12 @@ fn span_sum(v: f32) -> f32 {
     }
     return sum;
 }
+
+/// Whether neighbouring invocations are neighbours in their subgroup, which the exchange relies on.
+fn neighbours_exchange(t: u32) -> bool {
+    var right = true;
+    for (var step = 1u; step < SPAN; step *= 2u) {
+        right = right && subgroupShuffleXor(t, step) == (t ^ step);
+    }
+    return right;
+}

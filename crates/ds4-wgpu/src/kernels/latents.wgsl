@@ -1,5 +1,6 @@
 // What stands between the projections of the attention input and those of the queries: the first workgroup of a row makes its KV
-// row (see `kv_store.wgsl`), the second the norm of its query latent, with INTEGERS as int8 as well. grid: (2, rows).
+// row (see `kv_store.wgsl`), the second the norm of its query latent, with INTEGERS as int8 as well; the third makes the merging weights
+// (see `merge_weights.wgsl`). grid: (3, rows).
 
 struct Params {
     norm: u32,
@@ -9,6 +10,9 @@ struct Params {
     /// Weight of the latent's norm; its vectors of four.
     latent_norm: u32,
     quads: u32,
+    pad0: u32,
+    pad1: u32,
+    hyper: Hyper,
 }
 
 @group(0) @binding(0) var<uniform> p: Params;
@@ -19,11 +23,16 @@ struct Params {
 @group(0) @binding(5) var<storage, read_write> latent: array<vec4<f32>>;
 @group(0) @binding(6) var<storage, read_write> codes: array<u32>;
 @group(0) @binding(7) var<storage, read_write> scales: array<f32>;
+@group(0) @binding(8) var<storage, read_write> merge: array<f32>;
 
 @compute @workgroup_size(WG)
 fn main(@builtin(workgroup_id) block: vec3<u32>, @builtin(local_invocation_index) t: u32) {
     if (block.x == 0u) {
         store_kv_row(block.y, t, false);
+        return;
+    }
+    if (block.x == 2u) {
+        make_merge_weights(p.hyper, block.y, t);
         return;
     }
     let at = block.y * p.quads;

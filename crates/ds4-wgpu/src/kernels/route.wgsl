@@ -1,11 +1,14 @@
 // Choice and weights of the experts of each row: the largest sqrt(softplus(score)) plus bias, in descending order, the lower number
-// first among equals; or, BY_TOKEN, the token's from a table. grid: (rows).
+// first among equals; or, BY_TOKEN, the token's from a table. The second workgroup of a row
+// makes the merging weights (see `merge_weights.wgsl`). grid: (rows, 2).
 
 struct Params {
     bias: u32,
     /// Index of the first token's entry in the table.
     table: u32,
     scale: f32,
+    pad: u32,
+    hyper: Hyper,
 }
 
 @group(0) @binding(0) var<uniform> p: Params;
@@ -15,6 +18,7 @@ struct Params {
 @group(0) @binding(4) var<storage, read> logits: array<f32>;
 @group(0) @binding(5) var<storage, read_write> ids: array<u32>;
 @group(0) @binding(6) var<storage, read_write> weights: array<f32>;
+@group(0) @binding(7) var<storage, read_write> merge: array<f32>;
 
 const QUADS: u32 = (N_EXPERT + 3u) / 4u;
 
@@ -41,6 +45,10 @@ fn key_of(value: f32) -> u32 {
 @compute @workgroup_size(WG)
 fn main(@builtin(workgroup_id) block: vec3<u32>, @builtin(local_invocation_index) t: u32) {
     let row = block.x;
+    if (block.y == 1u) {
+        make_merge_weights(p.hyper, row, t);
+        return;
+    }
     for (var e = t; e < N_EXPERT; e += WG) {
         let score = sqrt(softplus(logits[row * N_EXPERT + e]));
         scores[e] = score;

@@ -152,7 +152,9 @@ pub(super) fn weights_text(format: Format, other: Option<Format>, planes: bool) 
     }
     text.push_str(match format.is_block() {
         true => concat!(include_str!("../kernels/bytes.wgsl"), include_str!("../kernels/weights/blocks.wgsl")),
-        false => include_str!("../kernels/weights/floats.wgsl"),
+        false => {
+            concat!(include_str!("../kernels/weights/floats.wgsl"), include_str!("../kernels/weights/floats_only.wgsl"))
+        }
     });
     let mut accesses: Vec<Access> = Vec::new();
     for format in &both {
@@ -177,5 +179,19 @@ pub(super) fn weights_text(format: Format, other: Option<Format>, planes: bool) 
     }
     let prepare = if both.contains(&Format::Iq2Xxs) { "prepare_iq2_xxs(t);" } else { "" };
     let _ = writeln!(text, "fn prepare_weights(t: u32) {{ {prepare} }}");
+    text
+}
+
+/// What loads weights of an unquantized format beside those of a block format in the same binding: a function `load_floats`.
+pub(super) fn floats_text(format: Format, planes: bool) -> String {
+    let mut text = include_str!("../kernels/weights/floats.wgsl").to_owned();
+    for part in format.decoder(planes) {
+        text.push_str(part);
+    }
+    let word = format.word();
+    let _ = writeln!(
+        text,
+        "fn load_floats(row: u32, u: u32, units: u32) -> FloatUnit {{ return load_{word}(row, u, units); }}"
+    );
     text
 }

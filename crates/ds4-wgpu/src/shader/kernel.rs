@@ -31,12 +31,13 @@ pub enum Kernel {
     HcProject { head: bool, merge: bool },
     HcFinish { head: bool, integers: bool },
     HcMerge,
+    HcWeights,
     Product { format: Format, integers: bool, mode: Mode, tile: bool, rows: u32 },
-    Gemv { format: Format, integers: bool, each: u32, x_rows: u32, quantized: bool },
+    Gemv { format: Format, floats: Option<Format>, integers: bool, each: u32, x_rows: u32, quantized: bool },
     ExpertsIn { routed: Format, shared: Format },
     ExpertsOut { routed: Format, shared: Format },
     Latents { integers: bool },
-    Queries,
+    Queries { store: Option<u32> },
     IndexQuery,
     KvRows { last: bool },
     Compress { ratio: u32, role: Role },
@@ -62,7 +63,7 @@ pub const WIDE_PRODUCT_ROWS: u32 = 16;
 /// Activation rows that products of few rows take at most.
 pub const GEMV_ROWS: usize = 8;
 /// Matrices of one such product at most.
-pub const GEMV_MATRICES: usize = 6;
+pub const GEMV_MATRICES: usize = 7;
 /// Columns of every stream that a slice of the hyper-connections' projection has.
 pub const SLICE: u32 = 64;
 /// Keys of a chunk in attention, and heads that a workgroup takes.
@@ -79,9 +80,9 @@ impl Kernel {
     /// Invocations of a workgroup.
     pub fn workgroup(self) -> u32 {
         match self {
-            Self::Product { .. } | Self::Queries | Self::Attend | Self::AttendMerge { .. } => 128,
+            Self::Product { .. } | Self::Queries { .. } | Self::Attend | Self::AttendMerge { .. } => 128,
             Self::Quantize | Self::Swiglu { .. } | Self::IndexQuery => 64,
-            Self::Embed(_) | Self::Combine | Self::HcMerge => 64,
+            Self::Embed(_) | Self::Combine | Self::HcMerge | Self::HcWeights => 64,
             _ => 256,
         }
     }
@@ -93,12 +94,13 @@ impl Kernel {
             Self::HcProject { .. } => "hc_project",
             Self::HcFinish { .. } => "hc_finish",
             Self::HcMerge => "hc_merge",
+            Self::HcWeights => "hc_weights",
             Self::Product { .. } => "product",
             Self::Gemv { .. } => "gemv",
             Self::ExpertsIn { .. } => "experts_in",
             Self::ExpertsOut { .. } => "experts_out",
             Self::Latents { .. } => "latents",
-            Self::Queries => "queries",
+            Self::Queries { .. } => "queries",
             Self::IndexQuery => "index_query",
             Self::KvRows { .. } => "kv_rows",
             Self::Compress { .. } => "compress",
@@ -124,22 +126,26 @@ pub fn label(kernel: Kernel) -> String {
             let arithmetic = if integers { "int8" } else { "f32" };
             format!("product of {format:?}, {arithmetic}, {mode:?}{}", if tile { ", tiled" } else { "" })
         }
-        Kernel::Gemv { format, quantized, .. } => {
-            format!("rows of {format:?}{}", if quantized { ", int8 results" } else { "" })
+        Kernel::Gemv { format, floats, quantized, .. } => {
+            let beside = floats.map_or_else(String::new, |floats| format!(" and {floats:?}"));
+            format!("rows of {format:?}{beside}{}", if quantized { ", int8 results" } else { "" })
         }
         Kernel::ExpertsIn { routed, shared } => format!("experts' first half, {routed:?} and {shared:?}"),
         Kernel::ExpertsOut { routed, shared } => format!("experts' second half, {routed:?} and {shared:?}"),
         Kernel::Compress { role: Role::Indexer, .. } => "compress for the indexer".to_owned(),
+        Kernel::Queries { store: Some(_) } => "queries, storing rows".to_owned(),
         other => other.name().to_owned(),
     }
 }
 
-/// Every kernel that a model of these ratios can need.
-pub fn all(ratios: &[u32]) -> Vec<Kernel> {
+/// Every kernel that a model of these ratios can need, with weights in planes or as in the file.
+pub fn all(ratios: &[u32], planes: bool) -> Vec<Kernel> {
     let mut kernels = vec![
         Kernel::Quantize,
         Kernel::HcMerge,
-        Kernel::Queries,
+        Kernel::HcWeights,
+        Kernel::Queries { store: None },
+        Kernel::Queries { store: Some(0) },
         Kernel::IndexQuery,
         Kernel::StateStore { ratio: 0 },
         Kernel::Attend,
@@ -164,7 +170,8 @@ pub fn all(ratios: &[u32]) -> Vec<Kernel> {
         for role in [Role::Attention, Role::Indexer] {
             kernels.push(Kernel::Compress { ratio, role });
         }
-        kernels.extend([Kernel::StateStore { ratio }, Kernel::IndexScores { ratio }, Kernel::IndexTop { ratio }]);
+        kernels.extend([Kernel::StateStore { ratio }, Kernel::Queries { store: Some(ratio) }]);
+        kernels.extend([Kernel::IndexScores { ratio }, Kernel::IndexTop { ratio }]);
     }
     for format in Format::ALL {
         kernels.push(Kernel::Embed(format));
@@ -172,7 +179,12 @@ pub fn all(ratios: &[u32]) -> Vec<Kernel> {
             [(1, 1, false), (1, 4, false), (4, 1, false), (4, 2, false), (4, 4, false), (4, 1, true), (4, 4, true)];
         for (each, x_rows, quantized) in variants {
             if format.is_block() || each == 1 {
-                kernels.push(Kernel::Gemv { format, integers: format.is_block(), each, x_rows, quantized });
+                let integers = format.is_block();
+                kernels.push(Kernel::Gemv { format, floats: None, integers, each, x_rows, quantized });
+                if planes && !quantized && format == Format::Q8_0 {
+                    let floats = Some(if x_rows == 2 { Format::Bf16 } else { Format::F16 });
+                    kernels.push(Kernel::Gemv { format, floats, integers, each, x_rows, quantized });
+                }
             }
         }
         for shared in [Format::Q8_0, format] {

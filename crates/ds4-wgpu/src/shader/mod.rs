@@ -12,7 +12,7 @@ mod kernel;
 
 pub use format::Format;
 pub(crate) use format::differ;
-use format::weights_text;
+use format::{floats_text, weights_text};
 use kernel::OVERLAPPING;
 pub use kernel::*;
 
@@ -25,7 +25,12 @@ pub struct Shape {
     pub exact: bool,
     /// Whether block formats lie in planes (see `planes.rs`), not as in the file.
     pub planes: bool,
+    /// Whether float16 becomes float32 exactly, its smallest numbers included.
+    pub halves: bool,
+    /// Invocations that a workgroup may have: 256 or more.
+    pub invocations: u32,
     dims: Vec<(&'static str, u32)>,
+    n_embd: u32,
     idx_dim: u32,
     head_dim: u32,
     hc: u32,
@@ -34,7 +39,10 @@ pub struct Shape {
 impl Shape {
     /// The constants for a model.
     pub fn new(config: &Config, kv: KvPrecision, span: u32, planes: bool) -> Self {
+        let hc = config.hc;
         let dims = [
+            // Post weights, mixing weights, and the sums that they come from.
+            ("MERGE_STEP", hc + hc * hc + (2 + hc) * hc + 1),
             ("N_EMBD", config.n_embd),
             ("HC", config.hc),
             ("N_HEAD", config.n_head),
@@ -52,6 +60,9 @@ impl Shape {
             span,
             exact: kv == KvPrecision::Exact,
             planes,
+            halves: true,
+            invocations: 256,
+            n_embd: config.n_embd as u32,
             dims: dims.map(|(name, value)| (name, value as u32)).to_vec(),
             idx_dim: config.idx_dim as u32,
             head_dim: config.head_dim as u32,
@@ -63,7 +74,11 @@ impl Shape {
 /// The whole text of a kernel.
 pub fn source(kernel: Kernel, shape: &Shape) -> String {
     let mut text = String::new();
-    let wg = kernel.workgroup();
+    let wg = match kernel {
+        // One workgroup of a row does all: with a vector for each invocation, if the card allows.
+        Kernel::HcFinish { .. } => (shape.n_embd / 4).next_power_of_two().clamp(64, shape.invocations),
+        _ => kernel.workgroup(),
+    };
     let mut integers = vec![("WG", wg)];
     if shape.span > 1 {
         integers.push(("SPAN", shape.span));
@@ -80,6 +95,17 @@ pub fn source(kernel: Kernel, shape: &Shape) -> String {
     let block_sum = [lanes, include_str!("../kernels/block_sum.wgsl")];
     let kv_row = include_str!("../kernels/kv_row.wgsl");
     let formats = include_str!("../kernels/formats.wgsl");
+    let frontier = include_str!("../kernels/frontier.wgsl");
+    let spans = include_str!("../kernels/spans.wgsl");
+    let merge_weights = include_str!("../kernels/merge_weights.wgsl");
+    let halves = match shape.halves {
+        true => include_str!("../kernels/halves.wgsl"),
+        false => include_str!("../kernels/halves_integers.wgsl"),
+    };
+    let eight = match shape.span {
+        8.. => include_str!("../kernels/eight_subgroup.wgsl"),
+        _ => include_str!("../kernels/eight.wgsl"),
+    };
     let quantize = include_str!("../kernels/quantize_group.wgsl");
     let bytes = include_str!("../kernels/bytes.wgsl");
     let compressor = |integers: &mut Vec<(&str, u32)>, switches: &mut Vec<(&str, bool)>, ratio: u32, role: Role| {
@@ -88,9 +114,9 @@ pub fn source(kernel: Kernel, shape: &Shape) -> String {
         switches.push(("OVERLAPPING", ratio == OVERLAPPING));
         switches.push(("INDEX", role == Role::Indexer));
     };
-    let quads = [quantize, include_str!("../kernels/quantize_quads.wgsl")];
-    let kv_parts =
-        [formats, kv_row, include_str!("../kernels/kv_encode.wgsl"), include_str!("../kernels/rotate_row.wgsl")];
+    let quads = [quantize, eight, include_str!("../kernels/quantize_quads.wgsl")];
+    let encode = include_str!("../kernels/kv_encode.wgsl");
+    let kv_parts = [formats, halves, kv_row, encode, include_str!("../kernels/rotate_row.wgsl")];
     let outputs = |head: bool| if head { shape.hc } else { (2 + shape.hc) * shape.hc };
     let own = match kernel {
         Kernel::Embed(format) => {
@@ -116,6 +142,10 @@ pub fn source(kernel: Kernel, shape: &Shape) -> String {
             include_str!("../kernels/hc_finish.wgsl")
         }
         Kernel::HcMerge => include_str!("../kernels/hc_merge.wgsl"),
+        Kernel::HcWeights => {
+            parts.push(merge_weights);
+            include_str!("../kernels/hc_weights.wgsl")
+        }
         Kernel::Product { format, integers: codes, mode, tile, rows } => {
             parts.push(lanes);
             weights = weights_text(format, None, shape.planes);
@@ -133,9 +163,14 @@ pub fn source(kernel: Kernel, shape: &Shape) -> String {
             switches.extend([("INTEGERS", codes), ("DECODED", decoded)]);
             include_str!("../kernels/product.wgsl")
         }
-        Kernel::Gemv { format, integers: codes, each, x_rows, quantized } => {
-            weights = weights_text(format, None, shape.planes);
+        Kernel::Gemv { format, floats, integers: codes, each, x_rows, quantized } => {
+            weights = weights_text(format, None, shape.planes)
+                + &floats.map_or_else(String::new, |f| floats_text(f, shape.planes));
             parts.extend([lanes, &weights]);
+            parts.push(match floats {
+                None => include_str!("../kernels/gemv_no_floats.wgsl"),
+                Some(_) => include_str!("../kernels/gemv_floats.wgsl"),
+            });
             match quantized {
                 false => parts.push(include_str!("../kernels/gemv_values.wgsl")),
                 true => {
@@ -144,7 +179,7 @@ pub fn source(kernel: Kernel, shape: &Shape) -> String {
                 }
             }
             integers.extend([("EACH", each), ("X_ROWS", x_rows)]);
-            switches.push(("INTEGERS", codes));
+            switches.extend([("INTEGERS", codes), ("FLOATS", floats.is_some())]);
             include_str!("../kernels/gemv.wgsl")
         }
         Kernel::ExpertsIn { routed, shared } => {
@@ -163,13 +198,18 @@ pub fn source(kernel: Kernel, shape: &Shape) -> String {
             parts.extend(kv_parts);
             parts.push(include_str!("../kernels/kv_store.wgsl"));
             parts.extend(quads);
+            parts.push(merge_weights);
             switches.push(("INTEGERS", codes));
             include_str!("../kernels/latents.wgsl")
         }
-        Kernel::Queries => {
+        Kernel::Queries { store } => {
             parts.extend(block_sum);
-            parts.extend([formats, include_str!("../kernels/index_query_head.wgsl")]);
-            integers.push(("DIM", shape.idx_dim));
+            parts.extend([formats, include_str!("../kernels/index_query_head.wgsl"), kv_row, frontier]);
+            parts.push(include_str!("../kernels/move_frontier.wgsl"));
+            let ratio = store.unwrap_or(0);
+            // Without compression there are only rings.
+            integers.extend([("DIM", shape.idx_dim), ("RATIO", ratio.max(1))]);
+            switches.extend([("STORE", store.is_some()), ("OVERLAPPING", ratio == OVERLAPPING)]);
             include_str!("../kernels/queries.wgsl")
         }
         Kernel::IndexQuery => {
@@ -188,11 +228,11 @@ pub fn source(kernel: Kernel, shape: &Shape) -> String {
             compressor(&mut integers, &mut switches, ratio, role);
             parts.extend(block_sum);
             parts.extend(kv_parts);
-            parts.push(include_str!("../kernels/frontier.wgsl"));
+            parts.extend([frontier, spans]);
             include_str!("../kernels/compress.wgsl")
         }
         Kernel::StateStore { ratio } => {
-            parts.extend([kv_row, include_str!("../kernels/frontier.wgsl")]);
+            parts.extend([kv_row, frontier, spans, include_str!("../kernels/move_frontier.wgsl")]);
             // Without compression there are only rings.
             integers.push(("RATIO", ratio.max(1)));
             switches.push(("OVERLAPPING", ratio == OVERLAPPING));
@@ -208,7 +248,7 @@ pub fn source(kernel: Kernel, shape: &Shape) -> String {
             include_str!("../kernels/index_top.wgsl")
         }
         Kernel::Attend => {
-            parts.extend([formats, kv_row]);
+            parts.extend([halves, kv_row]);
             include_str!("../kernels/attend.wgsl")
         }
         Kernel::AttendMerge { integers: codes } => {
@@ -217,6 +257,7 @@ pub fn source(kernel: Kernel, shape: &Shape) -> String {
             include_str!("../kernels/attend_merge.wgsl")
         }
         Kernel::Route { by_token } => {
+            parts.push(merge_weights);
             switches.push(("BY_TOKEN", by_token));
             include_str!("../kernels/route.wgsl")
         }
@@ -228,7 +269,10 @@ pub fn source(kernel: Kernel, shape: &Shape) -> String {
         }
         Kernel::Combine => include_str!("../kernels/combine.wgsl"),
         Kernel::Read => include_str!("../kernels/read.wgsl"),
-        Kernel::Probe => include_str!("../kernels/probe.wgsl"),
+        Kernel::Probe => {
+            parts.push(lanes);
+            include_str!("../kernels/probe.wgsl")
+        }
     };
     for (name, value) in integers {
         let _ = writeln!(text, "const {name}: u32 = {value}u;");

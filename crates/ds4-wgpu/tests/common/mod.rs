@@ -15,8 +15,16 @@ pub fn backend(model: &Arc<Model>, numerics: Numerics, subgroups: bool) -> Optio
 
 /// The same, with weights in planes or as the file has them.
 pub fn with_layout(model: &Arc<Model>, numerics: Numerics, subgroups: bool, planes: bool) -> Option<WgpuBackend> {
-    let options =
-        WgpuOptions { api: Api::Any, numerics, subgroups, planes, share_weights: false, progress: &mut |_| {} };
+    let options = WgpuOptions {
+        api: Api::Any,
+        numerics,
+        subgroups,
+        planes,
+        share_weights: false,
+        prepare: false,
+        kernel_folder: None,
+        progress: &mut |_| {},
+    };
     match WgpuBackend::new(Arc::clone(model), options) {
         Ok(backend) => Some(backend),
         Err(error @ WgpuError::NoAdapter { .. }) if std::env::var_os(REQUIRED).is_none() => {
