@@ -111,7 +111,7 @@ pub(crate) fn split(format: Format, row: &[u8], cols: usize, out: &mut [u8]) {
 /// The signs of an IQ2_XXS group: bit w + 8 i for weight 4 w + i. The file has seven of every eight; the last makes their number even.
 fn all_signs(packed: u32) -> u32 {
     // Bit 0 of byte i for bit i of the lowest four.
-    let spread = |bits: u32| (bits & 15) * 0x0020_4081 & 0x0101_0101;
+    let spread = |bits: u32| ((bits & 15) * 0x0020_4081) & 0x0101_0101;
     (0..4).fold(0, |signs, octet| {
         let seven = packed >> (7 * octet) & 127;
         let eight = seven | (seven.count_ones() & 1) << 7;

@@ -186,3 +186,41 @@ fn layouts_change_no_bit() {
         }
     }
 }
+
+/// What is compiled ahead is all that short prompts and single tokens need; kept on disk, it is found again, and a damaged file does no
+/// harm.
+#[test]
+fn kernels_are_compiled_ahead_and_kept() {
+    let file = "m-q2";
+    let folder = tempfile::tempdir().expect("a folder");
+    let tokens = tokens(file, 300);
+    let run = || {
+        let mut nobody = |_| {};
+        let options =
+            ds4_wgpu::WgpuOptions { prepare: true, kernel_folder: Some(folder.path()), ..common::options(&mut nobody) };
+        let mut backend = common::open(&model(file), options)?;
+        let ahead = backend.kernels();
+        assert!(ahead > 20, "only {ahead} kernels were compiled ahead");
+        let mut sequence = backend.new_sequence();
+        let mut found = bits(&continue_logits(&mut backend, &mut sequence, &tokens[..128], 16));
+        found.extend(bits(&continue_logits(&mut backend, &mut sequence, &tokens[128..132], 1)));
+        let wanted_rows = backend.kernels() - ahead;
+        Some((found, wanted_rows))
+    };
+    let Some((first, later)) = run() else { return };
+    // `continue_logits` wants every row's logits, a prompt only its last's.
+    assert!(later <= 1, "{later} kernels were compiled later");
+    let kept: Vec<_> =
+        std::fs::read_dir(folder.path()).expect("a folder").map(|entry| entry.expect("an entry")).collect();
+    let Some(kept) = kept.first() else {
+        eprintln!("skipped: this driver lets nothing be kept");
+        return;
+    };
+    assert!(run().expect("a card").0 == first, "kernels that were kept give other bits");
+    let mut bytes = std::fs::read(kept.path()).expect("a file");
+    let middle = bytes.len() / 2;
+    bytes[middle] ^= 1;
+    std::fs::write(kept.path(), &bytes).expect("room");
+    assert!(run().expect("a card").0 == first, "a damaged file changes bits");
+    assert!(std::fs::read(kept.path()).expect("a file") != bytes, "the damaged file stays");
+}

@@ -15,16 +15,25 @@ pub fn backend(model: &Arc<Model>, numerics: Numerics, subgroups: bool) -> Optio
 
 /// The same, with weights in planes or as the file has them.
 pub fn with_layout(model: &Arc<Model>, numerics: Numerics, subgroups: bool, planes: bool) -> Option<WgpuBackend> {
-    let options = WgpuOptions {
+    open(model, WgpuOptions { numerics, subgroups, planes, ..options(&mut |_| {}) })
+}
+
+/// What most tests start a backend with: nothing is compiled ahead or kept.
+pub fn options(progress: &mut dyn FnMut(u64)) -> WgpuOptions<'_> {
+    WgpuOptions {
         api: Api::Any,
-        numerics,
-        subgroups,
-        planes,
+        numerics: Numerics::default(),
+        subgroups: true,
+        planes: true,
         share_weights: false,
         prepare: false,
         kernel_folder: None,
-        progress: &mut |_| {},
-    };
+        progress,
+    }
+}
+
+/// Starts a backend.
+pub fn open(model: &Arc<Model>, options: WgpuOptions<'_>) -> Option<WgpuBackend> {
     match WgpuBackend::new(Arc::clone(model), options) {
         Ok(backend) => Some(backend),
         Err(error @ WgpuError::NoAdapter { .. }) if std::env::var_os(REQUIRED).is_none() => {
