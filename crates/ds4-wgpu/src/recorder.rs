@@ -282,7 +282,7 @@ impl Recorder {
 
     /// The open pass; while kernels are timed, one of the next kernel's own.
     fn pass(&mut self, next: Kernel, grid: [u32; 3]) -> &mut ComputePass<'static> {
-        if self.timing.is_some() {
+        if self.timing.as_ref().is_some_and(|timing| timing.by_kernel) {
             self.pass = None;
         }
         if self.pass.is_none() {
@@ -297,11 +297,18 @@ impl Recorder {
         self.pass.as_mut().expect("was just made")
     }
 
-    /// From now on, kernels run one by one between time stamps. False if the card has none.
-    pub fn start_timing(&mut self) -> Result<bool, WgpuError> {
+    /// From now on there are time stamps around what is handed over together, or with `by_kernel` around kernels, which then run one
+    /// by one. False if the card has none.
+    pub fn start_timing(&mut self, by_kernel: bool) -> Result<bool, WgpuError> {
         self.submit()?;
-        self.timing = Timing::new(&self.gpu)?;
+        self.timing = Timing::new(&self.gpu, by_kernel)?;
         Ok(self.timing.is_some())
+    }
+
+    /// Milliseconds in which the card worked since [`Self::start_timing`].
+    pub fn finish_busy(&mut self) -> Result<f64, WgpuError> {
+        self.collect_times()?;
+        Ok(self.timing.take().map_or(0.0, |timing| timing.busy()))
     }
 
     /// Time of each kernel since [`Self::start_timing`], the longest first.

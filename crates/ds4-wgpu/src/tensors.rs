@@ -83,6 +83,11 @@ impl Tensors {
         let output = loader.weight(&model.output)?;
         let output_norm = loader.vector(&model.output_norm);
         let output_hc = hyper(&mut loader, model, &model.output_hc)?;
+        if loader.shares() {
+            // Layers that share some of their tensors and not others still find all of them in one buffer.
+            let all: Vec<&Tensor> = model.layers.iter().flat_map(matrices).collect();
+            loader.reserve(&all)?;
+        }
         let layers = model.layers.iter().map(|t| layer(&mut loader, model, t)).collect::<Result<_, _>>()?;
         let vectors = loader.finish()?;
         Ok(Self { embedding, output, output_norm, output_hc, layers, vectors, grid })
@@ -116,12 +121,17 @@ fn compressor(loader: &mut Loader<'_>, c: &CompressorTensors) -> Result<Compress
     })
 }
 
-fn layer(loader: &mut Loader<'_>, model: &Model, t: &LayerTensors) -> Result<Layer, WgpuError> {
+/// The matrices of a layer, which are used together.
+fn matrices(t: &LayerTensors) -> Vec<&Tensor> {
     let mut together = vec![&t.q_a, &t.q_b, &t.kv, &t.out_a, &t.out_b, &t.router];
     together.extend([&t.gate_exps, &t.up_exps, &t.down_exps, &t.gate_shexp, &t.up_shexp, &t.down_shexp]);
     together.extend(t.compressor.iter().flat_map(|c| [&c.kv, &c.gate]));
     together.extend(t.indexer.iter().flat_map(|i| [&i.q_b, &i.weights, &i.compressor.kv, &i.compressor.gate]));
-    loader.reserve(&together)?;
+    together
+}
+
+fn layer(loader: &mut Loader<'_>, model: &Model, t: &LayerTensors) -> Result<Layer, WgpuError> {
+    loader.reserve(&matrices(t))?;
     let indexer = match &t.indexer {
         None => None,
         Some(indexer) => Some(Indexer {

@@ -13,8 +13,12 @@ use crate::gpu::Gpu;
 /// A kernel's name, how often it ran, and milliseconds in all.
 pub type KernelTime = (String, u32, f64);
 
-/// Kernels between two time stamps each.
+/// Kernels, or all kernels that are handed over together, between two time stamps each.
 pub(crate) struct Timing {
+    /// Whether every kernel has its own.
+    pub by_kernel: bool,
+    /// Milliseconds in which the card worked, and tick of the last stamp.
+    busy: (f64, u64),
     set: QuerySet,
     resolved: Buffer,
     /// Names of the kernels whose stamps are in the set.
@@ -26,7 +30,7 @@ pub(crate) struct Timing {
 
 impl Timing {
     /// `None` if the card has no time stamps.
-    pub fn new(gpu: &Gpu) -> Result<Option<Self>, WgpuError> {
+    pub fn new(gpu: &Gpu, by_kernel: bool) -> Result<Option<Self>, WgpuError> {
         if !gpu.device.features().contains(Features::TIMESTAMP_QUERY) {
             return Ok(None);
         }
@@ -38,7 +42,7 @@ impl Timing {
         let usage = BufferUsages::QUERY_RESOLVE | BufferUsages::COPY_SRC;
         let resolved = gpu.create("time stamps", u64::from(QUERY_SET_MAX_QUERIES) * 8, usage)?;
         let period = f64::from(gpu.queue.get_timestamp_period());
-        Ok(Some(Self { set, resolved, names: Vec::new(), sums: HashMap::new(), period }))
+        Ok(Some(Self { by_kernel, busy: (0.0, 0), set, resolved, names: Vec::new(), sums: HashMap::new(), period }))
     }
 
     /// Whether the set has no room for another kernel.
@@ -73,7 +77,16 @@ impl Timing {
             let sum = self.sums.entry(name).or_default();
             sum.0 += 1;
             sum.1 += pair[1].saturating_sub(pair[0]) as f64 * self.period / 1e6;
+            // The first stamp may be that of a time when the last kernels were still running.
+            let begin = pair[0].max(self.busy.1);
+            self.busy.0 += pair[1].saturating_sub(begin) as f64 * self.period / 1e6;
+            self.busy.1 = pair[1].max(self.busy.1);
         }
+    }
+
+    /// Milliseconds in which the card worked.
+    pub fn busy(&self) -> f64 {
+        self.busy.0
     }
 
     /// Each kernel's time, the longest first.

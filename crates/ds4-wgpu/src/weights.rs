@@ -4,7 +4,7 @@
 //! mapped file itself is bound. A tensor that is larger than the card allows for one binding lies in several parts:
 //! whole rows of a matrix, whole matrices of a stack.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::ops::Range;
 use std::sync::Arc;
 
@@ -64,6 +64,8 @@ pub(crate) struct Loader<'a> {
     arena_bytes: u64,
     /// What `reserve` made for matrices.
     reserved: Option<(Buffer, u64)>,
+    /// Where the bytes lie for which there is room, if tensors share them.
+    has_place: HashSet<Range<usize>>,
     /// What `reserve` found in the mapped file: addresses, and the view of them.
     window: Option<(Range<usize>, View)>,
     /// Rows in planes on their way.
@@ -99,6 +101,7 @@ impl<'a> Loader<'a> {
             arena: None,
             arena_bytes,
             reserved: None,
+            has_place: HashSet::new(),
             window: None,
             in_planes: Vec::new(),
             vectors: Vec::new(),
@@ -252,14 +255,24 @@ impl<'a> Loader<'a> {
         Ok((view, base))
     }
 
+    /// Whether tensors that share bytes share memory.
+    pub fn shares(&self) -> bool {
+        self.shared.is_some()
+    }
+
     /// What is loaded next and used together lies in one buffer, if that is not too large for a binding.
     pub fn reserve(&mut self, tensors: &[&Tensor]) -> Result<(), WgpuError> {
         let mut new: Vec<&Tensor> = Vec::new();
+        let mut places: HashSet<Range<usize>> = self.has_place.clone();
         for &tensor in tensors {
             let known = self.shared.as_ref().is_some_and(|shared| shared.contains_key(&self.range(tensor)));
-            if !known {
+            // Of those that share bytes the first is enough.
+            if !known && (!self.shares() || places.insert(self.range(tensor))) {
                 new.push(tensor);
             }
+        }
+        if new.is_empty() {
+            return Ok(());
         }
         match &self.source {
             Source::Copied => {
@@ -273,6 +286,7 @@ impl<'a> Loader<'a> {
                 let total: u64 = new.iter().map(size).sum();
                 if total > 0 && total <= self.gpu.max_binding {
                     self.reserved = Some((self.gpu.storage("weights", total)?, 0));
+                    self.has_place = places;
                 }
             }
             Source::Mapped(buffers) => {

@@ -1,6 +1,8 @@
 //! The model's operations on a graphics card.
 
 mod attention;
+mod batch;
+mod buffers;
 mod checks;
 mod experts;
 mod hyper;
@@ -8,7 +10,6 @@ mod params;
 mod products;
 mod workspace;
 
-use std::cell::Cell;
 use std::ops::Range;
 use std::path::Path;
 use std::sync::{Arc, Mutex};
@@ -26,14 +27,15 @@ use crate::cache::{CacheLayout, Context, WgpuSequence, lock};
 use crate::error::WgpuError;
 use crate::gpu::Gpu;
 use crate::pipelines::Pipelines;
-use crate::recorder::{self, Recorder, View};
+use crate::recorder::{self, Recorder};
 use crate::shader::Shape;
 use crate::tensors::Tensors;
 use crate::timing::KernelTime;
 use crate::transfer;
 use crate::weights::{Loader, Source};
+use batch::Batch;
 use checks::{check_memory, check_shape, source};
-use workspace::{HeadSpace, Scratch, Workspace, merge_step};
+use workspace::{HeadSpace, Scratch, Workspace};
 
 /// How to run on a card.
 pub struct WgpuOptions<'a> {
@@ -74,38 +76,6 @@ pub struct WgpuBackend {
     /// Whether weights lie in planes.
     planes: bool,
     name: &'static str,
-}
-
-/// The batch that is being computed.
-#[derive(Default)]
-struct Batch {
-    rows: usize,
-    wanted: usize,
-    /// Tokens of the longest sequence, the batch included.
-    reach: usize,
-    positions: Vec<usize>,
-    /// Whether the tables of sequences and pages are on the card.
-    has_tables: bool,
-    spans: usize,
-    /// Layer of the last attention input: its compressor features' width is that of the buffers.
-    layer: usize,
-    /// Whether `kv_stored` is that of the KV rows, and the indexer's codes those of its queries.
-    kv_is_stored: bool,
-    /// Whether the KV rows were made final before `append_rows`.
-    kv_is_ahead: bool,
-    has_codes: bool,
-    /// Whether the last sublayer's output has still to enter the streams.
-    unmerged: Cell<bool>,
-    /// The sublayer whose merging weights have still to be made.
-    unweighted: Cell<Option<(usize, Sublayer)>>,
-    /// The layer whose queries have still to be normalized and rotated.
-    unfinished: Cell<Option<usize>>,
-    /// Whether the rows of the layer have entered rings and frontiers.
-    is_stored: Cell<bool>,
-    /// Token, position, span and slot of each row.
-    info: Vec<[u32; 4]>,
-    /// Whether the last `index_select` chose for some row.
-    selecting: bool,
 }
 
 /// Layers of a small batch that are handed over together: the card begins while the rest is recorded.
@@ -236,7 +206,23 @@ impl WgpuBackend {
     /// # Errors
     /// A failing card.
     pub fn start_timing(&mut self) -> Result<bool, ModelError> {
-        Ok(lock(&self.context).recorder.start_timing()?)
+        Ok(lock(&self.context).recorder.start_timing(true)?)
+    }
+
+    /// From now on it is counted how long the card works. False if the card cannot tell.
+    ///
+    /// # Errors
+    /// A failing card.
+    pub fn start_counting(&mut self) -> Result<bool, ModelError> {
+        Ok(lock(&self.context).recorder.start_timing(false)?)
+    }
+
+    /// Milliseconds in which the card worked since [`Self::start_counting`].
+    ///
+    /// # Errors
+    /// A failing card.
+    pub fn finish_counting(&mut self) -> Result<f64, ModelError> {
+        Ok(lock(&self.context).recorder.finish_busy()?)
     }
 
     /// Time of each kernel since [`Self::start_timing`], the longest first.
@@ -264,109 +250,6 @@ impl WgpuBackend {
 
     fn kinds(&self) -> u32 {
         2 + self.ratios.len() as u32
-    }
-
-    /// Cosine and sine of every pair, for each row and kind. A window's start counts for the row that ends the window.
-    fn angles(&self) -> Vec<f32> {
-        let pairs = self.plain.pairs();
-        let kinds = self.kinds() as usize;
-        let mut out = vec![0.0; self.batch.positions.len() * kinds * pairs * 2];
-        let mut angles = vec![(0.0, 0.0); pairs];
-        for (row, &position) in out.chunks_exact_mut(kinds * pairs * 2).zip(&self.batch.positions) {
-            for (kind, to) in row.chunks_exact_mut(pairs * 2).enumerate() {
-                let at = match kind {
-                    0 | 1 => position,
-                    _ if (position + 1).is_multiple_of(self.ratios[kind - 2]) => position + 1 - self.ratios[kind - 2],
-                    _ => continue,
-                };
-                let frequencies = if kind == 0 { &self.plain } else { &self.compressed };
-                frequencies.angles(at, &mut angles);
-                for (pair, &(cos, sin)) in to.chunks_exact_mut(2).zip(&angles) {
-                    pair.copy_from_slice(&[cos, sin]);
-                }
-            }
-        }
-        out
-    }
-
-    /// Puts sequences and pages of the batch on the card, at the first operation that has the sequences.
-    fn set_tables(&mut self, rows: &Rows, sequences: &mut [&mut WgpuSequence]) -> Result<(), ModelError> {
-        if self.batch.has_tables {
-            return Ok(());
-        }
-        const SPAN_WORDS: usize = 8;
-        let mut context = lock(&self.context);
-        let mut spans = Vec::new();
-        let mut pages: Vec<u32> = Vec::new();
-        for span in rows.spans() {
-            let sequence = &mut *sequences[span.sequence];
-            context.make_room(sequence, span.end_position())?;
-            let pages_at = rows.spans().len() * SPAN_WORDS + pages.len();
-            let numbers = [span.first_row, span.len, span.first_position, pages_at];
-            spans.push(sequence.slot_number());
-            spans.extend(numbers.map(|n| n as u32));
-            spans.extend([0; SPAN_WORDS - 5]);
-            pages.extend(sequence.pages.iter().map(|page| page.number));
-        }
-        spans.extend(pages);
-        if workspace::ensure(&self.gpu, &mut self.scratch.tables, "tables", spans.len())? {
-            context.recorder.forget();
-        }
-        // Handed over before what was recorded so far runs, none of which reads the tables.
-        self.gpu.queue.write_buffer(&self.scratch.tables.buffer, 0, bytemuck::cast_slice(&spans));
-        for span in rows.spans() {
-            let slot = sequences[span.sequence].slot_number();
-            span.rows().for_each(|(row, _)| self.batch.info[row][3] = slot);
-        }
-        self.gpu.queue.write_buffer(&self.work.row_info.buffer, 0, bytemuck::cast_slice(&self.batch.info));
-        self.batch.has_tables = true;
-        Ok(())
-    }
-
-    /// The buffer that a name stands for, and its values per row.
-    fn place(&self, buffer: Buffer) -> (View, usize) {
-        let config = self.model.config();
-        let work = &self.work;
-        let ratio = config.ratios[self.batch.layer];
-        let feature = if ratio == 0 { 0 } else { config.compressor_width(ratio, config.head_dim) };
-        let (view, width) = match buffer {
-            Buffer::Streams => (&work.streams, config.hc * config.n_embd),
-            Buffer::Input => (&work.input.float, config.n_embd),
-            Buffer::Post => (&work.merge, config.hc),
-            Buffer::Comb => (&work.merge, config.hc * config.hc),
-            Buffer::QueryLatent => (&work.latent.float, config.q_rank),
-            Buffer::Query => (&work.query, config.n_head * config.head_dim),
-            Buffer::Kv => (&work.kv, config.head_dim),
-            Buffer::CompressorKv => (&work.compressor_kv, feature),
-            Buffer::CompressorGate => (&work.compressor_gate, feature),
-            Buffer::IndexerKv => (&work.indexer_kv, 2 * config.idx_dim),
-            Buffer::IndexerGate => (&work.indexer_gate, 2 * config.idx_dim),
-            Buffer::IndexerWeights => (&work.indexer_weights, config.idx_heads),
-            Buffer::IndexerQuery => (&work.indexer_query, config.idx_heads * config.idx_dim),
-            Buffer::Attended => (&work.attended.float, config.n_head * config.head_dim),
-            Buffer::Output => (&work.output, config.n_embd),
-            Buffer::ExpertIds => (&work.ids, config.n_expert_used),
-            Buffer::ExpertWeights => (&work.weights, config.n_expert_used),
-            Buffer::Logits => (&self.head.logits, config.n_vocab),
-        };
-        (view.clone(), width)
-    }
-
-    fn read_words(&self, view: &View, first: usize, count: usize) -> Result<Vec<u32>, ModelError> {
-        let piece = (&view.buffer, view.offset + first as u64 * 4, count as u64 * 4);
-        let bytes = lock(&self.context).recorder.read(&[piece])?;
-        Ok(bytemuck::pod_collect_to_vec(&bytes))
-    }
-
-    /// Post and mixing weights lie together in rows: their place in a row.
-    fn merge_part(&self, buffer: Buffer) -> Option<(usize, Range<usize>)> {
-        let hc = self.model.config().hc;
-        let stride = merge_step(hc);
-        match buffer {
-            Buffer::Post => Some((stride, 0..hc)),
-            Buffer::Comb => Some((stride, hc..hc + hc * hc)),
-            _ => None,
-        }
     }
 }
 
@@ -402,43 +285,7 @@ impl Backend for WgpuBackend {
     }
 
     fn begin(&mut self, rows: &Rows) -> Result<(), ModelError> {
-        let config = self.model.config();
-        let (n, wanted) = (rows.len(), rows.wanted().len());
-        lock(&self.context).recorder.restart()?;
-        if n > self.work.rows {
-            let room = n.next_power_of_two();
-            self.work = Workspace::new(&self.gpu, config, self.kinds() as usize, self.layout.kv_row as usize, room)?;
-            lock(&self.context).recorder.forget();
-        }
-        if wanted > self.head.rows {
-            self.head = HeadSpace::new(&self.gpu, config, wanted.next_power_of_two())?;
-            lock(&self.context).recorder.forget();
-        }
-        let mut info = vec![[0u32; 4]; n];
-        for (number, span) in rows.spans().iter().enumerate() {
-            for (row, position) in span.rows() {
-                info[row] = [rows.tokens()[row], position as u32, number as u32, 0];
-            }
-        }
-        let reach = rows.positions().iter().max().map_or(0, |last| last + 1);
-        self.batch = Batch {
-            rows: n,
-            wanted,
-            reach,
-            positions: rows.positions().to_vec(),
-            spans: rows.spans().len(),
-            info,
-            ..Batch::default()
-        };
-        let wanted: Vec<u32> = rows.wanted().iter().map(|&row| row as u32).collect();
-        let angles = self.angles();
-        let queue = &self.gpu.queue;
-        queue.write_buffer(&self.work.row_info.buffer, 0, bytemuck::cast_slice(&self.batch.info));
-        queue.write_buffer(&self.work.angles.buffer, 0, bytemuck::cast_slice(&angles));
-        if !wanted.is_empty() {
-            queue.write_buffer(&self.head.wanted.buffer, 0, bytemuck::cast_slice(&wanted));
-        }
-        Ok(self.gpu.check()?)
+        self.begin_batch(rows)
     }
 
     fn embed(&mut self, _rows: &Rows) -> Result<(), ModelError> {
@@ -512,69 +359,15 @@ impl Backend for WgpuBackend {
     }
 
     fn read(&self, buffer: Buffer) -> Result<Vec<f32>, ModelError> {
-        self.finish_queries(false)?;
-        if buffer == Buffer::Streams {
-            self.merge_streams()?;
-        }
-        if matches!(buffer, Buffer::Post | Buffer::Comb) {
-            self.make_merge_weights()?;
-        }
-        let rows = if buffer == Buffer::Logits { self.batch.wanted } else { self.batch.rows };
-        let (view, width) = self.place(buffer);
-        if let Some((stride, part)) = self.merge_part(buffer) {
-            let words = self.read_words(&view, 0, rows * stride)?;
-            return Ok(words
-                .chunks_exact(stride)
-                .flat_map(|row| &row[part.clone()])
-                .map(|&w| f32::from_bits(w))
-                .collect());
-        }
-        let words = self.read_words(&view, 0, rows * width)?;
-        Ok(match buffer {
-            Buffer::ExpertIds => words.into_iter().map(|id| id as f32).collect(),
-            _ => words.into_iter().map(f32::from_bits).collect(),
-        })
+        self.read_buffer(buffer)
     }
 
     fn write(&mut self, buffer: Buffer, values: &[f32]) -> Result<(), ModelError> {
-        self.finish_queries(false)?;
-        if matches!(buffer, Buffer::Streams | Buffer::Post | Buffer::Comb | Buffer::Output) {
-            self.merge_streams()?;
-            self.make_merge_weights()?;
-        }
-        let rows = if buffer == Buffer::Logits { self.batch.wanted } else { self.batch.rows };
-        let (view, width) = self.place(buffer);
-        assert_eq!(values.len(), rows * width, "{buffer:?} of {rows} rows");
-        let words: Vec<u32> = match (self.merge_part(buffer), buffer) {
-            (Some((stride, part)), _) => {
-                let mut words = self.read_words(&view, 0, rows * stride)?;
-                for (row, values) in words.chunks_exact_mut(stride).zip(values.chunks_exact(width)) {
-                    row[part.clone()].iter_mut().zip(values).for_each(|(word, value)| *word = value.to_bits());
-                }
-                words
-            }
-            (None, Buffer::ExpertIds) => values.iter().map(|&id| id as u32).collect(),
-            (None, _) => values.iter().map(|value| value.to_bits()).collect(),
-        };
-        lock(&self.context).recorder.write(&view.buffer, view.offset, bytemuck::cast_slice(&words))?;
-        match buffer {
-            Buffer::Input => self.work.input.quantized = false,
-            Buffer::QueryLatent => self.work.latent.quantized = false,
-            Buffer::Attended => self.work.attended.quantized = false,
-            Buffer::Kv => (self.batch.kv_is_stored, self.batch.kv_is_ahead) = (false, false),
-            Buffer::IndexerQuery => self.batch.has_codes = false,
-            _ => {}
-        }
-        Ok(())
+        self.write_buffer(buffer, values)
     }
 
     fn selection(&self, row: usize) -> Result<Option<Vec<u32>>, ModelError> {
-        if !self.batch.selecting || row >= self.batch.rows {
-            return Ok(None);
-        }
-        let top_k = self.model.config().idx_topk;
-        let words = self.read_words(&self.work.selection, row * (top_k + 1), top_k + 1)?;
-        Ok((words[0] != u32::MAX).then(|| words[1..].to_vec()))
+        self.selected_rows(row)
     }
 }
 

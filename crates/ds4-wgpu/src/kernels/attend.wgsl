@@ -95,6 +95,12 @@ fn quad_of(k: u32, quad: u32) -> vec4<f32> {
 @compute @workgroup_size(WG)
 fn main(@builtin(workgroup_id) block: vec3<u32>, @builtin(local_invocation_index) t: u32) {
     let row = p.first_row + block.z;
+    // Brings the queries near while it is found out where the keys are: what is loaded here is loaded again below.
+    let queries = (row * N_HEAD + block.y * HEADS) * QUADS;
+    var near = 0u;
+    for (var i = t; i < min(HEADS, N_HEAD - block.y * HEADS) * QUADS; i += WG) {
+        near |= bitcast<u32>(query[queries + i].x);
+    }
     let position = rows[row].y;
     let span = rows[row].z * 8u;
     let raw = min(position + 1u, p.window);
@@ -160,6 +166,8 @@ fn main(@builtin(workgroup_id) block: vec3<u32>, @builtin(local_invocation_index
                 }
             }
         }
+        // Overwritten before it is read; without a use, the loads would be left out.
+        weights[t] = bitcast<f32>(near);
         workgroupBarrier();
     }
 

@@ -40,7 +40,7 @@ struct Params {
 
 const LANES: u32 = 32u;
 /// Units of a row that are loaded together.
-const AHEAD: u32 = 4u / EACH;
+const AHEAD: u32 = select(4u, 8u, UNIT == 8u && X_ROWS == 1u) / EACH;
 const PARTS: u32 = WG / LANES;
 /// Values that a tree still has to add after the spans.
 const LEFT: u32 = LANES / SPAN;

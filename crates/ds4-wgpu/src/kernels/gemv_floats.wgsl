@@ -3,7 +3,7 @@
 @group(0) @binding(7) var<storage, read> x_floats: array<vec4<u32>>;
 
 /// Units of a row that are loaded together.
-const FLOATS_AHEAD: u32 = 4u;
+const FLOATS_AHEAD: u32 = select(4u, 8u, X_ROWS == 1u);
 
 /// This lane's sums over the units of the matrix row that begins at `row`, for the activation rows from `first`.
 fn float_sums(row: u32, first: u32, lane: u32) -> array<f32, X_ROWS> {

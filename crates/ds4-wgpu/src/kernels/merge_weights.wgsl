@@ -42,28 +42,41 @@ fn sinkhorn(h: Hyper, sums: u32, factor: f32) -> array<f32, HC * HC> {
             c[j * HC + k] = c[j * HC + k] * inverse + h.hc_eps;
         }
     }
+    // Normalizing multiplies rows and columns by factors; only these change, and what is kept are their inverses: the new inverse of a
+    // row is sum_k c_jk s_k plus epsilon times the old one.
+    var rows: array<f32, HC>;
+    var columns: array<f32, HC>;
+    var row_inverses: array<f32, HC>;
+    var column_inverses: array<f32, HC>;
+    for (var k = 0u; k < HC; k += 1u) {
+        rows[k] = 1.0;
+        columns[k] = 1.0;
+        row_inverses[k] = 1.0;
+        column_inverses[k] = 1.0;
+    }
     for (var i = 0u; i < h.iterations; i += 1u) {
         if (i > 0u) {
             for (var j = 0u; j < HC; j += 1u) {
-                var sum = h.hc_eps;
+                var sum = h.hc_eps * row_inverses[j];
                 for (var k = 0u; k < HC; k += 1u) {
-                    sum += c[j * HC + k];
+                    sum = fma(c[j * HC + k], columns[k], sum);
                 }
-                let inverse = 1.0 / sum;
-                for (var k = 0u; k < HC; k += 1u) {
-                    c[j * HC + k] *= inverse;
-                }
+                row_inverses[j] = sum;
+                rows[j] = 1.0 / sum;
             }
         }
         for (var k = 0u; k < HC; k += 1u) {
-            var sum = h.hc_eps;
+            var sum = h.hc_eps * column_inverses[k];
             for (var j = 0u; j < HC; j += 1u) {
-                sum += c[j * HC + k];
+                sum = fma(c[j * HC + k], rows[j], sum);
             }
-            let inverse = 1.0 / sum;
-            for (var j = 0u; j < HC; j += 1u) {
-                c[j * HC + k] *= inverse;
-            }
+            column_inverses[k] = sum;
+            columns[k] = 1.0 / sum;
+        }
+    }
+    for (var j = 0u; j < HC; j += 1u) {
+        for (var k = 0u; k < HC; k += 1u) {
+            c[j * HC + k] *= rows[j] * columns[k];
         }
     }
     return c;
