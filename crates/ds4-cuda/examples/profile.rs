@@ -1,6 +1,6 @@
 //! Where the time goes on a GPU: speed of prefill and decoding of a model with random weights, and every kernel's share.
 //!
-//! `cargo run --release -p ds4-cuda --example profile -- [--shape NAME] [--layers N] [--share] [--context N] [--batch N,N] [--kernels]`
+//! `cargo run --release -p ds4-cuda --example profile -- OPTIONS`, where the options are those of [`ProfileOptions`].
 
 use std::sync::Arc;
 use std::time::Instant;
@@ -10,48 +10,10 @@ use ds4_cuda::{CudaBackend, CudaOptions, Device};
 use ds4_model::rows::Wanted;
 use ds4_model::state::SequenceState;
 use ds4_model::{Backend, Buffer, Model, ReadCost, Rows, StateLayout, forward};
-use ds4_synth::{Shape, SynthOptions};
-
-struct Options {
-    shape: Shape,
-    layers: Option<usize>,
-    share: bool,
-    contexts: Vec<usize>,
-    batches: Vec<usize>,
-    chunk: usize,
-    kernels: bool,
-}
-
-fn options() -> Options {
-    let mut options = Options {
-        shape: Shape::V4_FLASH,
-        layers: None,
-        share: false,
-        contexts: vec![2048],
-        batches: vec![1],
-        chunk: 2048,
-        kernels: false,
-    };
-    let list = |text: String| text.split(',').map(|n| n.parse().expect("numbers")).collect::<Vec<usize>>();
-    let mut args = std::env::args().skip(1);
-    while let Some(arg) = args.next() {
-        let mut value = || args.next().expect("a value");
-        match arg.as_str() {
-            "--shape" => options.shape = Shape::by_name(&value()).expect("a published shape"),
-            "--layers" => options.layers = value().parse().ok(),
-            "--share" => options.share = true,
-            "--context" => options.contexts = list(value()),
-            "--batch" => options.batches = list(value()),
-            "--chunk" => options.chunk = value().parse().expect("a number"),
-            "--kernels" => options.kernels = true,
-            other => panic!("what is {other}?"),
-        }
-    }
-    options
-}
+use ds4_synth::{ProfileOptions, SynthOptions};
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
-    let o = options();
+    let o = ProfileOptions::new(2048).read(std::env::args().skip(1))?;
     let device = CudaDevice::open(0)?;
     let as_device: Arc<dyn Device> = Arc::<CudaDevice>::clone(&device);
     println!("{:?}", device.info());
@@ -72,7 +34,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     let loaded = memory.free;
     let vocab = model.config().n_vocab;
     let layout = StateLayout::new(model.config(), backend.numerics().kv);
-    let token = |i: usize| (i.wrapping_mul(2_654_435_761) % vocab) as u32;
+    let token = |i: usize| ProfileOptions::token(i, vocab);
 
     let mut sequence = backend.new_sequence();
     for &context in &o.contexts {
@@ -112,8 +74,8 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         for &batch in &o.batches {
             let mut sequences: Vec<_> = (0..batch).map(|_| sequence.fork()).collect();
             let mut times = Vec::new();
-            for step in 0..20 {
-                let profile = o.kernels && step == 19;
+            for step in 0..o.steps {
+                let profile = o.kernels && step + 1 == o.steps;
                 let mut rows = Rows::new();
                 for (i, s) in sequences.iter().enumerate() {
                     rows.push(i, s.len(), &[token(s.len() + i * 7919)], Wanted::Last);
@@ -131,7 +93,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
                     table(&device)?;
                 }
             }
-            times.drain(..4);
+            times.drain(..(times.len() / 4).min(4));
             times.sort_by(f64::total_cmp);
             let median = times[times.len() / 2];
             let cost = ReadCost::of(&model, &layout, context);

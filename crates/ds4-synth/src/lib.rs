@@ -9,6 +9,7 @@
 
 mod fill;
 mod metadata;
+mod profile;
 mod shape;
 
 use std::collections::HashMap;
@@ -17,6 +18,7 @@ use std::io::Write;
 use ds4_gguf::{Gguf, GgufWriter, Layout};
 
 pub use metadata::TokenizerArrays;
+pub use profile::ProfileOptions;
 pub use shape::{Recipe, Shape, TensorSpec};
 
 /// What to build.

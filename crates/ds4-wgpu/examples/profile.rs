@@ -1,7 +1,7 @@
 //! Where the time goes on a graphics card: speed of prefill and decoding of a model with random weights, the processor's share of a
 //! token, and every kernel's.
 //!
-//! `cargo run --release -p ds4-wgpu --example profile -- [--shape NAME] [--layers N] [--share] [--context N] [--batch N,N] [--kernels]`
+//! `cargo run --release -p ds4-wgpu --example profile -- OPTIONS`, where the options are those of [`ProfileOptions`].
 
 use std::sync::Arc;
 use std::time::Instant;
@@ -9,52 +9,11 @@ use std::time::Instant;
 use ds4_model::rows::Wanted;
 use ds4_model::state::SequenceState;
 use ds4_model::{Backend, Buffer, Model, ModelError, Numerics, ReadCost, Rows, StateLayout, forward};
-use ds4_synth::{Shape, SynthOptions};
+use ds4_synth::{ProfileOptions, SynthOptions};
 use ds4_wgpu::{Api, WgpuBackend, WgpuOptions, WgpuSequence};
 
-struct Options {
-    shape: Shape,
-    layers: Option<usize>,
-    share: bool,
-    contexts: Vec<usize>,
-    batches: Vec<usize>,
-    chunk: usize,
-    steps: usize,
-    kernels: bool,
-}
-
-fn options() -> Options {
-    let mut options = Options {
-        shape: Shape::V4_FLASH,
-        layers: None,
-        share: false,
-        contexts: vec![2048],
-        batches: vec![1],
-        chunk: 512,
-        steps: 20,
-        kernels: false,
-    };
-    let list = |text: String| text.split(',').map(|n| n.parse().expect("numbers")).collect::<Vec<usize>>();
-    let mut args = std::env::args().skip(1);
-    while let Some(arg) = args.next() {
-        let mut value = || args.next().expect("a value");
-        match arg.as_str() {
-            "--shape" => options.shape = Shape::by_name(&value()).expect("a published shape"),
-            "--layers" => options.layers = value().parse().ok(),
-            "--share" => options.share = true,
-            "--context" => options.contexts = list(value()),
-            "--batch" => options.batches = list(value()),
-            "--chunk" => options.chunk = value().parse().expect("a number"),
-            "--steps" => options.steps = value().parse().expect("a number"),
-            "--kernels" => options.kernels = true,
-            other => panic!("what is {other}?"),
-        }
-    }
-    options
-}
-
 fn main() -> Result<(), Box<dyn std::error::Error>> {
-    let o = options();
+    let o = ProfileOptions::new(512).read(std::env::args().skip(1))?;
     let started = Instant::now();
     // The layers' bytes are made once; on the card each layer has its own unless --share is given.
     let synth = SynthOptions { shape: o.shape, layers: o.layers, alias: true, seed: 1 };
@@ -68,19 +27,19 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         subgroups: true,
         planes: true,
         share_weights: o.share,
-        prepare: false,
-        kernel_folder: None,
+        prepare: true,
+        kernel_folder: o.keep.as_deref(),
         progress: &mut |done| bytes = done,
     };
     let mut backend = WgpuBackend::new(Arc::clone(&model), options)?;
     let seconds = started.elapsed().as_secs_f64();
     println!("{} with {} layers", backend.arithmetic(), model.config().n_layer);
-    println!("loaded {:.2} GB in {seconds:.1} s, {:.1} GB/s", bytes as f64 / 1e9, bytes as f64 / 1e9 / seconds);
+    println!("loaded {:.2} GB and compiled {} kernels in {seconds:.2} s", bytes as f64 / 1e9, backend.kernels());
     let bandwidth = backend.read_bandwidth()?;
     println!("reads {:.0} GB/s", bandwidth / 1e9);
     let vocab = model.config().n_vocab;
     let layout = StateLayout::new(model.config(), backend.numerics().kv);
-    let token = |i: usize| (i.wrapping_mul(2_654_435_761) % vocab) as u32;
+    let token = |i: usize| ProfileOptions::token(i, vocab);
 
     let mut sequence = backend.new_sequence();
     for &context in &o.contexts {

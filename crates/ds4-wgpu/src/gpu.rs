@@ -21,6 +21,9 @@ pub(crate) struct Gpu {
     /// Largest storage binding that is used: offsets in it fit 32 bits, and it is a whole number of vectors.
     pub max_binding: u64,
     failure: Arc<Mutex<Option<String>>>,
+    /// Weights that stay where the card reaches them.
+    #[cfg(target_vendor = "apple")]
+    pub resident: std::sync::OnceLock<crate::metal::Resident>,
 }
 
 impl Gpu {
@@ -69,7 +72,17 @@ impl Gpu {
         let span = if exchanges { smallest.min(32) } else { 1 };
         let alignment = u64::from(limits.min_storage_buffer_offset_alignment.max(16));
         let max_binding = limits.max_storage_buffer_binding_size.min(limits.max_buffer_size).min((4 << 30) - 256);
-        Ok(Self { device, queue, report, span, alignment, max_binding: max_binding / 256 * 256, failure })
+        Ok(Self {
+            device,
+            queue,
+            report,
+            span,
+            alignment,
+            max_binding: max_binding / 256 * 256,
+            failure,
+            #[cfg(target_vendor = "apple")]
+            resident: std::sync::OnceLock::new(),
+        })
     }
 
     /// Invocations that a workgroup may have, at most as many as kernels are written for.

@@ -10,7 +10,12 @@ use std::sync::Arc;
 
 use ds4_gguf::Access;
 use ds4_model::Model;
-use objc2_metal::{MTLDevice, MTLResourceOptions};
+use objc2::rc::Retained;
+use objc2::runtime::{NSObjectProtocol, ProtocolObject};
+use objc2::sel;
+use objc2_metal::{
+    MTLBuffer, MTLCommandQueue, MTLDevice, MTLResidencySet, MTLResidencySetDescriptor, MTLResourceOptions,
+};
 use wgpu::hal::api::Metal;
 use wgpu::{Adapter, Buffer, BufferDescriptor, BufferUsages};
 
@@ -41,9 +46,13 @@ pub(crate) fn source(gpu: &Arc<Gpu>, model: &Arc<Model>) -> Result<Source, WgpuE
     let Some(longest) = longest else { return Ok(Source::Copied) };
     model.gguf().advise_all(Access::WillNeed);
     let mut buffers = Vec::new();
+    let mut wrapped = Vec::new();
     for range in windows(model, file, longest / PAGE * PAGE) {
         match wrap(gpu, model, &range) {
-            Some(buffer) => buffers.push((range, buffer)),
+            Some((buffer, raw)) => {
+                buffers.push((range, buffer));
+                wrapped.push(raw);
+            }
             None => {
                 return Err(WgpuError::Piece {
                     adapter: gpu.report.name.clone(),
@@ -56,7 +65,42 @@ pub(crate) fn source(gpu: &Arc<Gpu>, model: &Arc<Model>) -> Result<Source, WgpuE
         }
     }
     gpu.check()?;
+    if let Some(resident) = keep_resident(gpu, &wrapped) {
+        // The first set stays; a card is opened for one model.
+        let _ = gpu.resident.set(resident);
+    }
     Ok(Source::Mapped(buffers))
+}
+
+/// What stays in the card's reach while kernels run: without it, the system may take weights out between two tokens and bring them back
+/// for the next, buffer by buffer.
+pub(crate) struct Resident(
+    #[expect(dead_code, reason = "is only kept alive")] Retained<ProtocolObject<dyn MTLResidencySet>>,
+);
+
+// SAFETY: nobody uses the set after it was made; that a reference to an object of Metal is dropped on another thread is allowed.
+unsafe impl Send for Resident {}
+// SAFETY: as above.
+unsafe impl Sync for Resident {}
+
+/// Keeps buffers resident as long as the queue lives. `None` before macOS 15, which has no such sets, or if Metal refuses.
+fn keep_resident(gpu: &Gpu, buffers: &[Retained<ProtocolObject<dyn MTLBuffer>>]) -> Option<Resident> {
+    // SAFETY: device and queue are used while `gpu` keeps them alive, and only to make a set and to hand it over.
+    unsafe {
+        let device = gpu.device.as_hal::<Metal>()?;
+        let device = device.raw_device();
+        if !device.respondsToSelector(sel!(newResidencySetWithDescriptor:error:)) {
+            return None;
+        }
+        let set = device.newResidencySetWithDescriptor_error(&MTLResidencySetDescriptor::new()).ok()?;
+        for buffer in buffers {
+            set.addAllocation(ProtocolObject::from_ref(&**buffer));
+        }
+        set.commit();
+        gpu.queue.as_hal::<Metal>()?.as_raw().addResidencySet(&set);
+        set.requestResidency();
+        Some(Resident(set))
+    }
 }
 
 /// Runs of whole pages, none longer than `longest`, so that every tensor lies in one of them.
@@ -83,7 +127,12 @@ fn windows(model: &Model, file: &[u8], longest: usize) -> Vec<Range<usize>> {
     windows
 }
 
-fn wrap(gpu: &Gpu, model: &Arc<Model>, range: &Range<usize>) -> Option<Buffer> {
+/// A buffer over a part of the file, as wgpu and as Metal has it.
+fn wrap(
+    gpu: &Gpu,
+    model: &Arc<Model>,
+    range: &Range<usize>,
+) -> Option<(Buffer, Retained<ProtocolObject<dyn MTLBuffer>>)> {
     let size = range.len() as u64;
     let start = NonNull::new(range.start as *mut c_void)?;
     let owner = Arc::clone(model);
@@ -102,9 +151,9 @@ fn wrap(gpu: &Gpu, model: &Arc<Model>, range: &Range<usize>) -> Option<Buffer> {
             MTLResourceOptions::StorageModeShared,
             Some(&release),
         )?;
-        let buffer = wgpu::hal::metal::Device::buffer_from_raw(raw, size);
+        let buffer = wgpu::hal::metal::Device::buffer_from_raw(raw.clone(), size);
         let usage = BufferUsages::STORAGE | BufferUsages::COPY_SRC;
         let descriptor = BufferDescriptor { label: Some("model file"), size, usage, mapped_at_creation: false };
-        Some(gpu.device.create_buffer_from_hal::<Metal>(buffer, &descriptor))
+        Some((gpu.device.create_buffer_from_hal::<Metal>(buffer, &descriptor), raw))
     }
 }

@@ -78,8 +78,6 @@ pub struct WgpuBackend {
     name: &'static str,
 }
 
-/// Layers of a small batch that are handed over together: the card begins while the rest is recorded.
-const LAYERS_AT_ONCE: usize = 6;
 /// Larger batches are handed over layer by layer: no command buffer may run for seconds, because some systems take a card away
 /// that does not answer.
 const SMALL_BATCH: usize = 16;
@@ -333,12 +331,12 @@ impl Backend for WgpuBackend {
         self.batch.unmerged.set(true);
         if sublayer == Sublayer::Experts {
             let last = layer + 1 == self.model.config().n_layer;
-            let every = if self.batch.rows > SMALL_BATCH { 1 } else { LAYERS_AT_ONCE };
             if last && self.batch.wanted == 0 {
                 self.merge_streams()?;
             }
-            // The first layer goes alone: until it is there, the card waits.
-            if last || layer == 0 || (layer + 1).is_multiple_of(every) {
+            // The first layer goes alone: until it is there, the card waits. Recording takes less time than computing, so that twice as
+            // many layers are recorded while it works on the last ones.
+            if last || self.batch.rows > SMALL_BATCH || (layer + 1).is_power_of_two() {
                 lock(&self.context).recorder.submit()?;
             }
         }
@@ -354,8 +352,8 @@ impl Backend for WgpuBackend {
     }
 
     fn head(&mut self, _rows: &Rows) -> Result<(), ModelError> {
-        self.output_head()?;
-        Ok(lock(&self.context).recorder.submit()?)
+        // Handed over with the copy of the logits.
+        Ok(self.output_head()?)
     }
 
     fn read(&self, buffer: Buffer) -> Result<Vec<f32>, ModelError> {
