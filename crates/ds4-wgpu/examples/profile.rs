@@ -25,6 +25,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         api: Api::Any,
         numerics: Numerics::default(),
         subgroups: true,
+        halves: true,
         planes: true,
         share_weights: o.share,
         prepare: true,

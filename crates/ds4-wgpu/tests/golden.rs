@@ -153,13 +153,16 @@ fn same_bits(backend: &mut WgpuBackend, file: &str) {
     assert!(backend.export_parts(&sequences[0], 1..1).expect("parts") == state.parts(1..1));
 }
 
-/// The tree of additions is the same whether neighbours exchange values directly or through workgroup memory.
+/// The tree of additions is the same whether neighbours exchange values directly or through workgroup memory, and values of cached keys are
+/// whether the card converts them or integers are put together.
 #[test]
-fn subgroups_change_no_bit() {
+fn what_a_card_can_do_changes_no_bit() {
     let file = "m-q2";
     let tokens = tokens(file, 40);
-    let run = |subgroups| {
-        let mut backend = common::backend(&model(file), Numerics::default(), subgroups)?;
+    let run = |can| {
+        let mut nobody = |_| {};
+        let options = ds4_wgpu::WgpuOptions { subgroups: can, halves: can, ..common::options(&mut nobody) };
+        let mut backend = common::open(&model(file), options)?;
         Some((backend.span(), bits(&logits(&mut backend, &tokens, 9))))
     };
     let (Some((span, with)), Some((one, without))) = (run(true), run(false)) else { return };

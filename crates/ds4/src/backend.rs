@@ -134,6 +134,7 @@ fn open_card(model: Arc<Model>, api: Api, numerics: Numerics, share_weights: boo
         api,
         numerics,
         subgroups: true,
+        halves: true,
         planes: true,
         share_weights,
         prepare: true,

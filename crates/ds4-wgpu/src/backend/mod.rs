@@ -45,6 +45,8 @@ pub struct WgpuOptions<'a> {
     pub numerics: Numerics,
     /// Whether subgroup operations are used where the card has them. Results are the same either way; tests compare them.
     pub subgroups: bool,
+    /// Whether the card converts float16 where it does so exactly. Results are the same either way; tests compare them.
+    pub halves: bool,
     /// Whether copied weights are taken apart into planes. Results are the same either way; tests compare them.
     pub planes: bool,
     /// Whether tensors that are the same bytes of the file take the card's memory once.
@@ -105,7 +107,7 @@ impl WgpuBackend {
         // The file's layout is only for those who use the file itself.
         let planes = options.planes && matches!(source, Source::Copied);
         let mut shape = Shape::new(config, kv, gpu.span, planes);
-        shape.halves = found.halves;
+        shape.halves = found.halves && options.halves;
         shape.invocations = gpu.most_invocations();
         let pipelines = Pipelines::new(Arc::clone(&gpu), shape, options.kernel_folder);
         let recorder = Recorder::new(Arc::clone(&gpu), pipelines)?;

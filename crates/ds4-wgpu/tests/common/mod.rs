@@ -24,6 +24,7 @@ pub fn options(progress: &mut dyn FnMut(u64)) -> WgpuOptions<'_> {
         api: Api::Any,
         numerics: Numerics::default(),
         subgroups: true,
+        halves: true,
         planes: true,
         share_weights: false,
         prepare: false,
