@@ -5,7 +5,8 @@ use std::path::PathBuf;
 use crate::Shape;
 
 /// What is measured, as the command line says:
-/// `[--shape NAME] [--layers N] [--share] [--context N,N] [--batch N,N] [--chunk N] [--steps N] [--keep FOLDER] [--kernels]`.
+/// `[--shape NAME] [--layers N] [--share] [--context N,N] [--batch N,N] [--chunk N] [--steps N] [--keep FOLDER] [--kernels]
+/// [--checked]`.
 #[derive(Clone, Debug)]
 pub struct ProfileOptions {
     /// Dimensions and types of the model.
@@ -24,6 +25,8 @@ pub struct ProfileOptions {
     pub steps: usize,
     /// Folder in which what drivers compile is kept, by backends that keep it.
     pub keep: Option<PathBuf>,
+    /// Whether commands are recorded with the checks that are left out otherwise, by backends that have a choice.
+    pub checked: bool,
     /// Whether kernels are timed one by one.
     pub kernels: bool,
 }
@@ -40,6 +43,7 @@ impl ProfileOptions {
             chunk,
             steps: 20,
             keep: None,
+            checked: false,
             kernels: false,
         }
     }
@@ -53,6 +57,7 @@ impl ProfileOptions {
         while let Some(arg) = args.next() {
             match arg.as_str() {
                 "--share" => self.share = true,
+                "--checked" => self.checked = true,
                 "--kernels" => self.kernels = true,
                 _ => {
                     let value = args.next().ok_or_else(|| format!("{arg} is unknown or lacks a value"))?;

@@ -27,9 +27,11 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         subgroups: true,
         halves: true,
         planes: true,
+        direct: ds4_wgpu::DIRECT && !o.checked,
         share_weights: o.share,
         prepare: true,
         kernel_folder: o.keep.as_deref(),
+        planned: &mut |plan| println!("{plan}"),
         progress: &mut |done| bytes = done,
     };
     let mut backend = WgpuBackend::new(Arc::clone(&model), options)?;
@@ -50,7 +52,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
             let timed = o.kernels && sequence.len() + n == context && backend.start_timing()?;
             let mut rows = Rows::new();
             rows.push(0, sequence.len(), &tokens, Wanted::Last);
-            let (ms, recording, logit) = step(&mut backend, &rows, &mut [&mut sequence])?;
+            let Step { ms, recording, logit, .. } = step(&mut backend, &rows, &mut [&mut sequence])?;
             let speed = n as f64 / ms * 1e3;
             println!(
                 "prefill to {:>7}: {speed:>8.1} t/s  ({ms:.1} ms, {recording:.2} to record, logit 0 {logit:.4})",
@@ -76,20 +78,23 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
                 if timed {
                     table(&mut backend)?;
                 } else if counted {
-                    busy.push((found.0 - backend.finish_counting()?, found.0));
+                    busy.push((found.ms - backend.finish_counting()?, found.ms));
                 } else {
-                    times.push((found.0, found.1));
+                    times.push(found);
                 }
             }
             times.drain(..(times.len() / 4).min(4));
-            times.sort_by(|a, b| a.0.total_cmp(&b.0));
+            times.sort_by(|a, b| a.processor.total_cmp(&b.processor));
+            let processor = times[times.len() / 2].processor;
+            times.sort_by(|a, b| a.ms.total_cmp(&b.ms));
             busy.sort_by(|a, b| a.0.total_cmp(&b.0));
-            let (ms, recording) = times[times.len() / 2];
+            let Step { ms, recording, .. } = times[times.len() / 2];
             let speed = batch as f64 / ms * 1e3;
             let bytes = ReadCost::of(&model, &layout, context).total() as f64;
             let percent = bytes / bandwidth / (ms / 1e3) * 100.0;
             println!(
-                "decode at {context:>7}, {batch:>2} sequences: {speed:>8.1} t/s  ({ms:.3} ms, {recording:.3} to record, {percent:.0} % of the roofline of one)"
+                "decode at {context:>7}, {batch:>2} sequences: {speed:>8.1} t/s  ({ms:.3} ms, {recording:.3} to record, of which the processor \
+                 works {processor:.3}; {percent:.0} % of the roofline of one)"
             );
             if let Some((idle, of)) = busy.get(busy.len() / 2) {
                 println!("    the card waits {idle:.3} of {of:.3} ms");
@@ -99,17 +104,39 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     Ok(())
 }
 
-/// One pass: milliseconds until the logits are there, milliseconds of the processor until everything was handed over, first logit.
-fn step(
-    backend: &mut WgpuBackend,
-    rows: &Rows,
-    sequences: &mut [&mut WgpuSequence],
-) -> Result<(f64, f64, f32), ModelError> {
-    let started = Instant::now();
+/// What one pass took.
+#[derive(Clone, Copy)]
+struct Step {
+    /// Milliseconds until the logits are there.
+    ms: f64,
+    /// Milliseconds until everything was handed over.
+    recording: f64,
+    /// Milliseconds of these in which this thread ran: neither waited for the driver nor stood aside for other threads.
+    processor: f64,
+    /// The first logit.
+    logit: f32,
+}
+
+fn step(backend: &mut WgpuBackend, rows: &Rows, sequences: &mut [&mut WgpuSequence]) -> Result<Step, ModelError> {
+    let (started, ran) = (Instant::now(), thread_ms());
     forward(backend, rows, sequences)?;
-    let recorded = started.elapsed().as_secs_f64() * 1e3;
+    let recording = started.elapsed().as_secs_f64() * 1e3;
+    let processor = thread_ms() - ran;
     let logits = backend.read(Buffer::Logits)?;
-    Ok((started.elapsed().as_secs_f64() * 1e3, recorded, logits[0]))
+    Ok(Step { ms: started.elapsed().as_secs_f64() * 1e3, recording, processor, logit: logits[0] })
+}
+
+/// Milliseconds of the processor that this thread has had; not a number where nobody counts them.
+fn thread_ms() -> f64 {
+    #[cfg(unix)]
+    {
+        let mut time = libc::timespec { tv_sec: 0, tv_nsec: 0 };
+        // SAFETY: there is room for the result.
+        if unsafe { libc::clock_gettime(libc::CLOCK_THREAD_CPUTIME_ID, &raw mut time) } == 0 {
+            return time.tv_sec as f64 * 1e3 + time.tv_nsec as f64 / 1e6;
+        }
+    }
+    f64::NAN
 }
 
 fn table(backend: &mut WgpuBackend) -> Result<(), ModelError> {

@@ -66,6 +66,8 @@ pub struct AdapterReport {
     pub kind: &'static str,
     /// Memory for a model in bytes, where the interface tells.
     pub memory: Option<u64>,
+    /// All memory of the machine in bytes, where the card's share of it can be raised: on a Mac.
+    pub machine_memory: Option<u64>,
     /// Whether it shares the processor's memory, so that the model file can be used where it lies.
     pub unified: bool,
     /// Largest piece of memory that a kernel can see, in bytes.
@@ -78,6 +80,8 @@ pub struct AdapterReport {
     pub subgroups: Option<(u32, u32)>,
     /// Whether it calculates in float16.
     pub float16: bool,
+    /// Whether it multiplies small matrices as a whole, which the engine does not use.
+    pub matrices: bool,
     /// Why the engine cannot use it; `None` if it can.
     pub unusable: Option<String>,
 }
@@ -138,12 +142,14 @@ pub(crate) fn report(adapter: &Adapter) -> AdapterReport {
         driver: driver.into_iter().filter(|word| !word.is_empty()).collect::<Vec<_>>().join(" "),
         kind,
         memory: memory::of(adapter),
+        machine_memory: memory::of_machine(adapter),
         unified: memory::is_unified(adapter),
         max_binding: limits.max_storage_buffer_binding_size,
         max_buffer: limits.max_buffer_size,
         workgroup_memory: limits.max_compute_workgroup_storage_size,
         subgroups: features.contains(Features::SUBGROUP).then_some((info.subgroup_min_size, info.subgroup_max_size)),
         float16: features.contains(Features::SHADER_F16),
+        matrices: features.contains(Features::EXPERIMENTAL_COOPERATIVE_MATRIX),
         unusable: check(adapter).err().map(|error| error.to_string()),
         name: info.name,
     }

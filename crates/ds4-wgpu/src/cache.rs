@@ -166,7 +166,7 @@ impl Pieces {
         }
         self.buffers = grown;
         self.room = room;
-        recorder.forget();
+        recorder.forget()?;
         Ok(())
     }
 

@@ -44,7 +44,7 @@ pub enum WgpuError {
     /// More weights than memory.
     #[error(
         "{adapter} has {available:.1} GiB of memory for a model, this one needs {needed:.1} GiB ({weights:.1} GiB of weights, the rest for \
-         values and the cache). Use `--backend cpu`, which reads the weights from the file, or a smaller model file"
+         values and the cache). {remedy}"
     )]
     TooLarge {
         /// The card.
@@ -55,6 +55,8 @@ pub enum WgpuError {
         needed: f64,
         /// GiB.
         weights: f64,
+        /// What to do, a sentence without its end.
+        remedy: String,
     },
 
     /// Something in one piece that is larger than the card allows.

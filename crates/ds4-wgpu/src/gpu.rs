@@ -116,9 +116,16 @@ impl Gpu {
         self.create(label, size, usage)
     }
 
+    /// A buffer, filled with zeros if bytes may be copied into it.
     pub fn create(&self, label: &str, size: u64, usage: BufferUsages) -> Result<Buffer, WgpuError> {
         let descriptor = BufferDescriptor { label: Some(label), size, usage, mapped_at_creation: false };
         let buffer = self.device.create_buffer(&descriptor);
+        if usage.contains(BufferUsages::COPY_DST) {
+            // wgpu would do it later, before the first use that it knows of; it knows nothing of kernels that are recorded without it.
+            let mut encoder = self.device.create_command_encoder(&Default::default());
+            encoder.clear_buffer(&buffer, 0, None);
+            self.queue.submit([encoder.finish()]);
+        }
         self.check()?;
         Ok(buffer)
     }

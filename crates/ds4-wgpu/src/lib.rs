@@ -16,6 +16,7 @@ mod adapter;
 mod backend;
 mod bandwidth;
 mod cache;
+mod direct;
 mod error;
 mod gpu;
 mod memory;
@@ -26,6 +27,7 @@ mod pipelines;
 mod planes;
 mod pool;
 mod recorder;
+mod residency;
 pub mod shader;
 mod tensors;
 mod timing;
@@ -36,4 +38,9 @@ pub use adapter::{AdapterReport, Api, adapters};
 pub use backend::{WgpuBackend, WgpuOptions};
 pub use cache::WgpuSequence;
 pub use error::WgpuError;
+pub use residency::{Residency, wired_limit};
 pub use timing::KernelTime;
+
+/// Whether kernels are recorded directly (see [`WgpuOptions::direct`]) where nobody says otherwise: through Vulkan, where it has been run, and
+/// not yet through Metal.
+pub const DIRECT: bool = cfg!(not(target_vendor = "apple"));

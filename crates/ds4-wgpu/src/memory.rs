@@ -13,6 +13,15 @@ pub(crate) fn of(adapter: &Adapter) -> Option<u64> {
     }
 }
 
+/// All memory of the machine, where the card's share of it can be raised.
+pub(crate) fn of_machine(adapter: &Adapter) -> Option<u64> {
+    match adapter.get_info().backend {
+        #[cfg(target_vendor = "apple")]
+        Backend::Metal if is_unified(adapter) => crate::metal::machine_memory(),
+        _ => None,
+    }
+}
+
 /// Whether the card works in the processor's memory.
 pub(crate) fn is_unified(adapter: &Adapter) -> bool {
     match adapter.get_info().backend {

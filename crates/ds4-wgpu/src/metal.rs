@@ -32,6 +32,22 @@ pub(crate) fn working_set(adapter: &Adapter) -> Option<u64> {
     unsafe { Some(adapter.as_hal::<Metal>()?.raw_device().recommendedMaxWorkingSetSize()) }
 }
 
+/// All memory of the machine.
+pub(crate) fn machine_memory() -> Option<u64> {
+    let (mut bytes, mut size) = (0u64, size_of::<u64>());
+    // SAFETY: the name ends with a zero, and the value has room for `size` bytes.
+    let failed = unsafe {
+        libc::sysctlbyname(
+            c"hw.memsize".as_ptr(),
+            (&raw mut bytes).cast::<c_void>(),
+            &raw mut size,
+            std::ptr::null_mut(),
+            0,
+        )
+    };
+    (failed == 0 && size == size_of::<u64>()).then_some(bytes)
+}
+
 /// Whether card and processor share their memory.
 pub(crate) fn is_unified(adapter: &Adapter) -> bool {
     // SAFETY: as above.

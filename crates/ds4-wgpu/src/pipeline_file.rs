@@ -1,60 +1,40 @@
 //! What the driver made of the kernels, in a file: the next start reads it instead of compiling.
 //!
 //! One file for each card and version of its driver. It begins with a mark and a checksum: what is damaged, cut off or of another
-//! format is ignored, because drivers trust what they are given. wgpu and the driver themselves refuse what comes from another card or
-//! version.
+//! format is ignored, because drivers trust what they are given. That it comes from another card or version, the driver itself sees.
 
 use std::fs;
 use std::io::Write as _;
 use std::path::{Path, PathBuf};
 
 use sha2::{Digest, Sha256};
-use wgpu::{Features, PipelineCache, PipelineCacheDescriptor};
 
 use crate::gpu::Gpu;
 
-const MARK: &[u8; 8] = b"ds4pipe1";
+const MARK: &[u8; 8] = b"ds4pipe2";
 const CHECKSUM: usize = 32;
 /// A larger file is not ours.
 const MOST: u64 = 256 << 20;
 
-/// The driver's results and the file that they are kept in.
+/// The file that the driver's results are kept in.
 pub(crate) struct PipelineFile {
-    cache: PipelineCache,
     path: PathBuf,
     /// Checksum of what the file had.
     known: Option<[u8; CHECKSUM]>,
 }
 
 impl PipelineFile {
-    /// The file for this card in `folder`, which need not exist. `None` if the driver has nothing to keep.
-    pub fn open(gpu: &Gpu, folder: &Path) -> Option<Self> {
-        if !gpu.device.features().contains(Features::PIPELINE_CACHE) {
-            return None;
-        }
-        let key = format!("{} {} {}", gpu.report.api, gpu.report.name, gpu.report.driver);
-        let path = folder.join(file_name(&key));
-        let data = read(&path);
-        let descriptor = PipelineCacheDescriptor {
-            label: Some("kernels"),
-            data: data.as_ref().map(|(_, data)| &data[..]),
-            fallback: true,
-        };
-        // SAFETY: the data come from `get_data`: the mark says that this program wrote them, the checksum that they are as they were
-        // written. The file is in the user's own cache folder.
-        let cache = unsafe { gpu.device.create_pipeline_cache(&descriptor) };
-        Some(Self { cache, path, known: data.map(|(checksum, _)| checksum) })
+    /// The file for this card in `folder`, which need not exist, and what it has.
+    pub fn open(gpu: &Gpu, folder: &Path) -> (Self, Option<Vec<u8>>) {
+        let path = folder.join(file_name(&format!("{} {} {}", gpu.report.api, gpu.report.name, gpu.report.driver)));
+        let (known, data) = read(&path).unzip();
+        (Self { path, known }, data)
     }
 
-    pub fn cache(&self) -> &PipelineCache {
-        &self.cache
-    }
-
-    /// Writes the file, if there is something new. Failing is no harm: the next start compiles.
-    pub fn save(&self) {
-        let Some(data) = self.cache.get_data() else { return };
-        if self.known != Some(checksum(&data)) {
-            let _ = write(&self.path, &data);
+    /// Writes the file, if `data` are not what it had. Failing is no harm: the next start compiles.
+    pub fn save(&self, data: &[u8]) {
+        if self.known != Some(checksum(data)) {
+            let _ = write(&self.path, data);
         }
     }
 }

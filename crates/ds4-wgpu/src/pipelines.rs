@@ -12,6 +12,7 @@ use wgpu::{
     ShaderRuntimeChecks, ShaderSource, ShaderStages,
 };
 
+use crate::direct::{self, Direct};
 use crate::error::WgpuError;
 use crate::gpu::Gpu;
 use crate::pipeline_file::PipelineFile;
@@ -19,9 +20,21 @@ use crate::shader::{self, Kernel, Shape};
 
 /// A compiled kernel.
 pub(crate) struct Pipeline {
-    pub pipeline: ComputePipeline,
-    pub layout: BindGroupLayout,
+    pub made: Made,
     pub bindings: Vec<shader::Binding>,
+}
+
+/// By whom it is recorded.
+pub(crate) enum Made {
+    /// By wgpu.
+    Checked {
+        /// The kernel.
+        pipeline: ComputePipeline,
+        /// What its buffers are bound with.
+        layout: BindGroupLayout,
+    },
+    /// By [`Direct`], which knows it under this number.
+    Direct(usize),
 }
 
 /// A kernel that is compiled by whoever needs it first; others wait.
@@ -32,16 +45,31 @@ pub(crate) struct Pipelines {
     gpu: Arc<Gpu>,
     shape: Shape,
     places: Mutex<HashMap<Kernel, Place>>,
+    direct: Option<Box<dyn Direct>>,
     file: Option<PipelineFile>,
     /// Whether there are some that the file may not have.
     unsaved: AtomicBool,
 }
 
 impl Pipelines {
-    /// None yet. `folder`: where the driver's results are kept.
-    pub fn new(gpu: Arc<Gpu>, shape: Shape, folder: Option<&Path>) -> Self {
-        let file = folder.and_then(|folder| PipelineFile::open(&gpu, folder));
-        Self { gpu, shape, places: Mutex::default(), file, unsaved: AtomicBool::new(false) }
+    /// None yet. `direct`: they are recorded without wgpu's bookkeeping; then `folder` is where the driver's results are kept.
+    pub fn new(gpu: Arc<Gpu>, shape: Shape, folder: Option<&Path>, direct: bool) -> Result<Self, WgpuError> {
+        let (file, kept) = match folder.filter(|_| direct) {
+            Some(folder) => {
+                let (file, kept) = PipelineFile::open(&gpu, folder);
+                (Some(file), kept)
+            }
+            None => (None, None),
+        };
+        // SAFETY: the file's mark says that this program wrote the data, the checksum that they are as they were written. The file is in
+        // the user's own cache folder.
+        let direct = if direct { Some(unsafe { direct::open(&gpu, kept.as_deref())? }) } else { None };
+        Ok(Self { gpu, shape, places: Mutex::default(), direct, file, unsaved: AtomicBool::new(false) })
+    }
+
+    /// What records them, if it is not wgpu.
+    pub fn direct(&self) -> Option<&dyn Direct> {
+        self.direct.as_deref()
     }
 
     /// How many there are.
@@ -83,8 +111,11 @@ impl Pipelines {
     }
 
     fn save(&self) {
-        if let Some(file) = self.file.as_ref().filter(|_| self.unsaved.swap(false, Ordering::Relaxed)) {
-            file.save();
+        if let (Some(file), Some(direct)) = (&self.file, &self.direct)
+            && self.unsaved.swap(false, Ordering::Relaxed)
+            && let Some(data) = direct.compiled()
+        {
+            file.save(&data);
         }
     }
 
@@ -92,14 +123,6 @@ impl Pipelines {
         let text = shader::source(kernel, &self.shape);
         let bindings = shader::bindings(&text);
         let label = shader::label(kernel);
-        let device = &self.gpu.device;
-        // Counters that end endless loops would keep compilers from unrolling; guards of indices and divisions cost as much as what
-        // they guard.
-        let descriptor = ShaderModuleDescriptor { label: Some(&label), source: ShaderSource::Wgsl(text.into()) };
-        // SAFETY: the kernels are this crate's own. Every loop counts to a bound with a step that is not 0; divisors are constants
-        // or dimensions of the model, none of which may be 0. Indices follow from those dimensions, for which buffers are made,
-        // and from positions, slots and page numbers of the host; tokens and experts by token were checked against their ranges.
-        let module = unsafe { device.create_shader_module_trusted(descriptor, ShaderRuntimeChecks::unchecked()) };
         let entry = |number: u32, ty: BufferBindingType, dynamic: bool| BindGroupLayoutEntry {
             binding: number,
             visibility: ShaderStages::COMPUTE,
@@ -112,15 +135,33 @@ impl Pipelines {
                 entry(binding.number, BufferBindingType::Storage { read_only: !binding.writable }, false)
             }),
         );
-        let layout =
-            device.create_bind_group_layout(&BindGroupLayoutDescriptor { label: Some(&label), entries: &entries });
+        let made = match &self.direct {
+            Some(direct) => Made::Direct(direct.compile(&label, &text, &entries)?),
+            None => self.compile_checked(&label, text, &entries),
+        };
+        self.gpu.check()?;
+        self.unsaved.store(true, Ordering::Relaxed);
+        Ok(Pipeline { made, bindings })
+    }
+
+    fn compile_checked(&self, label: &str, text: String, entries: &[BindGroupLayoutEntry]) -> Made {
+        let device = &self.gpu.device;
+        let label = Some(label);
+        // Counters that end endless loops would keep compilers from unrolling; guards of indices and divisions cost as much as what
+        // they guard.
+        let descriptor = ShaderModuleDescriptor { label, source: ShaderSource::Wgsl(text.into()) };
+        // SAFETY: the kernels are this crate's own. Every loop counts to a bound with a step that is not 0; divisors are constants
+        // or dimensions of the model, none of which may be 0. Indices follow from those dimensions, for which buffers are made,
+        // and from positions, slots and page numbers of the host; tokens and experts by token were checked against their ranges.
+        let module = unsafe { device.create_shader_module_trusted(descriptor, ShaderRuntimeChecks::unchecked()) };
+        let layout = device.create_bind_group_layout(&BindGroupLayoutDescriptor { label, entries });
         let pipeline_layout = device.create_pipeline_layout(&PipelineLayoutDescriptor {
-            label: Some(&label),
+            label,
             bind_group_layouts: &[Some(&layout)],
             ..Default::default()
         });
         let pipeline = device.create_compute_pipeline(&ComputePipelineDescriptor {
-            label: Some(&label),
+            label,
             layout: Some(&pipeline_layout),
             module: &module,
             entry_point: Some("main"),
@@ -129,11 +170,9 @@ impl Pipelines {
                 zero_initialize_workgroup_memory: false,
                 ..Default::default()
             },
-            cache: self.file.as_ref().map(PipelineFile::cache),
+            cache: None,
         });
-        self.gpu.check()?;
-        self.unsaved.store(true, Ordering::Relaxed);
-        Ok(Pipeline { pipeline, layout, bindings })
+        Made::Checked { pipeline, layout }
     }
 }
 

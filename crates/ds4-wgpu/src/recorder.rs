@@ -4,6 +4,8 @@
 //! and bind groups are made once. A token's dispatches are those of the token before: the recorder remembers the last ones in
 //! order, and finds pipeline and bind group of the next by comparing it with its predecessor. Parameters that are still
 //! the same are not sent again.
+//!
+//! Commands go to wgpu, or are collected for [`Direct`], with the barriers that they need.
 
 use std::collections::HashMap;
 use std::ops::Range;
@@ -15,9 +17,10 @@ use wgpu::{
     CommandEncoder, ComputePass, ComputePassDescriptor, MapMode,
 };
 
+use crate::direct::Command;
 use crate::error::WgpuError;
 use crate::gpu::Gpu;
-use crate::pipelines::{Pipeline, Pipelines};
+use crate::pipelines::{Made, Pipeline, Pipelines};
 use crate::shader::{self, Kernel, Shape};
 use crate::timing::{KernelTime, Timing};
 
@@ -48,7 +51,9 @@ pub(crate) struct Recorder {
     pipelines: Pipelines,
     /// While this is there, kernels are only noted here and nothing is recorded.
     rehearsal: Option<Vec<Kernel>>,
-    groups: HashMap<(Kernel, Vec<View>), BindGroup>,
+    groups: HashMap<(Kernel, Vec<View>), Arc<Bound>>,
+    /// Numbers of buffers, for `hazards`.
+    numbers: HashMap<Buffer, u32>,
     /// The last dispatches, by their place among the parameters.
     last: Vec<Option<Dispatched>>,
     /// Place of the next dispatch.
@@ -60,9 +65,27 @@ pub(crate) struct Recorder {
     /// The open pass comes before the encoder that it belongs to is finished.
     pass: Option<ComputePass<'static>>,
     encoder: Option<CommandEncoder>,
+    /// What is to be recorded directly, and what was and may still run.
+    commands: Vec<Command>,
+    running: Vec<Command>,
+    hazards: Hazards,
     staging: Option<Buffer>,
     nothing: View,
     timing: Option<Timing>,
+    /// Whether what is not handed over yet has time stamps.
+    stamped: bool,
+}
+
+/// Buffers, bound for a kernel.
+struct Bound {
+    group: Group,
+    uses: Vec<Use>,
+}
+
+/// A bind group: wgpu's, or the number of one of the direct recorder.
+enum Group {
+    Checked(BindGroup),
+    Direct(usize),
 }
 
 /// A dispatch that may come again.
@@ -70,7 +93,7 @@ struct Dispatched {
     kernel: Kernel,
     views: Vec<View>,
     pipeline: Arc<Pipeline>,
-    group: BindGroup,
+    bound: Arc<Bound>,
 }
 
 impl Dispatched {
@@ -91,6 +114,7 @@ impl Recorder {
             pipelines,
             rehearsal: None,
             groups: HashMap::new(),
+            numbers: HashMap::new(),
             last: Vec::new(),
             next: 0,
             uniform,
@@ -98,9 +122,13 @@ impl Recorder {
             unsent: None,
             pass: None,
             encoder: None,
+            commands: Vec::new(),
+            running: Vec::new(),
+            hazards: Hazards::default(),
             staging: None,
             nothing,
             timing: None,
+            stamped: false,
         })
     }
 
@@ -110,9 +138,27 @@ impl Recorder {
     }
 
     /// Forgets bind groups: buffers were replaced, and the old ones should not be kept alive.
-    pub fn forget(&mut self) {
+    pub fn forget(&mut self) -> Result<(), WgpuError> {
+        if self.pipelines.direct().is_some()
+            && !(self.groups.is_empty() && self.commands.is_empty() && self.running.is_empty())
+        {
+            self.submit()?;
+            self.wait()?;
+        }
         self.groups.clear();
+        self.numbers.clear();
         self.last.clear();
+        if let Some(direct) = self.pipelines.direct() {
+            direct.drop_groups();
+        }
+        Ok(())
+    }
+
+    /// Waits until the card has done all that was handed over.
+    pub fn wait(&mut self) -> Result<(), WgpuError> {
+        self.gpu.wait()?;
+        self.running.clear();
+        Ok(())
     }
 
     /// The next dispatch is the first of a batch: those that follow are compared with the last batch's.
@@ -179,10 +225,24 @@ impl Recorder {
             None => self.prepare(kernel, views)?,
         };
         self.set_parameters(at, bytemuck::bytes_of(parameters));
-        let pass = self.pass(kernel, grid);
-        pass.set_pipeline(&dispatched.pipeline.pipeline);
-        pass.set_bind_group(0, &dispatched.group, &[(at * PARAMETERS) as u32]);
-        pass.dispatch_workgroups(grid[0], grid[1], grid[2]);
+        let parameters = (at * PARAMETERS) as u32;
+        match (&dispatched.pipeline.made, &dispatched.bound.group) {
+            (Made::Checked { pipeline, .. }, Group::Checked(group)) => {
+                let pass = self.pass(kernel, grid);
+                pass.set_pipeline(pipeline);
+                pass.set_bind_group(0, group, &[parameters]);
+                pass.dispatch_workgroups(grid[0], grid[1], grid[2]);
+            }
+            (&Made::Direct(pipeline), &Group::Direct(group)) => {
+                let waits = self.hazards.add(&dispatched.bound.uses);
+                // Without `by_kernel`, one pair is around all that is handed over together.
+                let timing = self.timing.as_mut().filter(|timing| timing.by_kernel || !self.stamped);
+                let stamps = timing.map(|timing| timing.next(format!("{} {grid:?}", shader::label(kernel))));
+                self.stamped |= stamps.is_some();
+                self.commands.push(Command::Dispatch { pipeline, group, parameters, grid, waits, stamps });
+            }
+            _ => unreachable!("groups are made for their pipelines"),
+        }
         self.last[at] = Some(dispatched);
         Ok(())
     }
@@ -192,15 +252,15 @@ impl Recorder {
         let pipeline = self.pipelines.get(kernel)?;
         let views: Vec<View> = views.iter().map(|&view| view.clone()).collect();
         let key = (kernel, views.clone());
-        let group = match self.groups.get(&key) {
-            Some(group) => group.clone(),
+        let bound = match self.groups.get(&key) {
+            Some(bound) => Arc::clone(bound),
             None => {
-                let group = self.group(&pipeline, &key.1);
-                self.groups.insert(key, group.clone());
-                group
+                let bound = Arc::new(self.bind(&pipeline, &key.1)?);
+                self.groups.insert(key, Arc::clone(&bound));
+                bound
             }
         };
-        Ok(Dispatched { kernel, views, pipeline, group })
+        Ok(Dispatched { kernel, views, pipeline, bound })
     }
 
     fn set_parameters(&mut self, place: usize, bytes: &[u8]) {
@@ -219,6 +279,20 @@ impl Recorder {
         if self.rehearsal.is_some() {
             return;
         }
+        self.stamped = false;
+        if self.pipelines.direct().is_some() {
+            assert!(from.1 + bytes <= from.0.size() && to.1 + bytes <= to.0.size(), "copies stay within buffers");
+            let mut piece = |(buffer, start): (&Buffer, u64), writes| Use {
+                buffer: number(&mut self.numbers, buffer),
+                start,
+                end: start + bytes,
+                writes,
+            };
+            let waits = self.hazards.add(&[piece(from, false), piece(to, true)]);
+            let [from, to] = [from, to].map(|(buffer, at)| (buffer.clone(), at));
+            self.commands.push(Command::Copy { from, to, bytes, waits });
+            return;
+        }
         self.pass = None;
         self.encoder().copy_buffer_to_buffer(from.0, from.1, to.0, to.1, bytes);
     }
@@ -226,10 +300,20 @@ impl Recorder {
     /// Hands everything recorded to the card.
     pub fn submit(&mut self) -> Result<(), WgpuError> {
         self.pass = None;
-        if let Some(encoder) = self.encoder.take() {
+        if !self.commands.is_empty() {
+            self.encoder();
+        }
+        if let Some(mut encoder) = self.encoder.take() {
             if let Some(range) = self.unsent.take() {
                 let range = range.start..range.end.next_multiple_of(4);
                 self.gpu.queue.write_buffer(&self.uniform, range.start as u64, &self.parameters[range]);
+            }
+            if let Some(direct) = self.pipelines.direct() {
+                direct.record(&mut encoder, &self.commands)?;
+                // Every piece begins with a barrier.
+                self.hazards.clear();
+                self.stamped = false;
+                self.running.extend(self.commands.drain(..).filter(Command::keeps_buffers));
             }
             self.gpu.queue.submit([encoder.finish()]);
         }
@@ -269,7 +353,7 @@ impl Recorder {
         let slice = staging.slice(..total);
         // An error shows when the range is asked for.
         slice.map_async(MapMode::Read, |_| {});
-        self.gpu.wait()?;
+        self.wait()?;
         let failed = |why: String| WgpuError::Failed { adapter: self.gpu.report.name.clone(), why };
         let bytes = slice.get_mapped_range().map_err(|error| failed(error.to_string()))?.to_vec();
         staging.unmap();
@@ -287,8 +371,8 @@ impl Recorder {
         }
         if self.pass.is_none() {
             let mut timing = self.timing.take();
-            let timestamp_writes =
-                timing.as_mut().map(|timing| timing.writes(format!("{} {grid:?}", shader::label(next))));
+            let first = timing.as_mut().map(|timing| timing.next(format!("{} {grid:?}", shader::label(next))));
+            let timestamp_writes = timing.as_ref().zip(first).and_then(|(timing, first)| timing.writes(first));
             let descriptor = ComputePassDescriptor { label: None, timestamp_writes };
             let pass = self.encoder().begin_compute_pass(&descriptor).forget_lifetime();
             self.pass = Some(pass);
@@ -301,7 +385,7 @@ impl Recorder {
     /// by one. False if the card has none.
     pub fn start_timing(&mut self, by_kernel: bool) -> Result<bool, WgpuError> {
         self.submit()?;
-        self.timing = Timing::new(&self.gpu, by_kernel)?;
+        self.timing = Timing::new(&self.gpu, by_kernel, self.pipelines.direct())?;
         Ok(self.timing.is_some())
     }
 
@@ -319,28 +403,102 @@ impl Recorder {
 
     fn collect_times(&mut self) -> Result<(), WgpuError> {
         let Some(mut timing) = self.timing.take() else { return Ok(()) };
+        let (count, to) = (timing.count(), timing.resolved.clone());
         self.pass = None;
-        let (buffer, bytes) = timing.resolve(self.encoder());
-        let stamps = self.read(&[(&buffer, 0, bytes)])?;
+        if self.pipelines.direct().is_none() {
+            timing.resolve(self.encoder());
+        } else if count > 0 {
+            self.commands.push(Command::Stamps { count, to: to.clone() });
+        }
+        let stamps = self.read(&[(&to, 0, u64::from(count) * 8)])?;
         timing.note(&stamps);
         self.timing = Some(timing);
         Ok(())
     }
 
-    fn group(&self, pipeline: &Pipeline, views: &[View]) -> BindGroup {
-        let uniform = BufferBinding { buffer: &self.uniform, offset: 0, size: BufferSize::new(PARAMETERS as u64) };
-        let mut entries = vec![BindGroupEntry { binding: 0, resource: BindingResource::Buffer(uniform) }];
+    fn bind(&mut self, pipeline: &Pipeline, views: &[View]) -> Result<Bound, WgpuError> {
         debug_assert_eq!(views.len(), pipeline.bindings.len(), "a view for every binding");
-        for (binding, view) in pipeline.bindings.iter().zip(views) {
-            let resource =
-                BufferBinding { buffer: &view.buffer, offset: view.offset, size: BufferSize::new(view.size) };
-            entries.push(BindGroupEntry { binding: binding.number, resource: BindingResource::Buffer(resource) });
+        let parameters = View { buffer: self.uniform.clone(), offset: 0, size: PARAMETERS as u64 };
+        let numbered = pipeline.bindings.iter().map(|binding| binding.number).zip(views);
+        let places = std::iter::once((0, &parameters)).chain(numbered);
+        let group = match (&pipeline.made, self.pipelines.direct()) {
+            (&Made::Direct(number), Some(direct)) => Group::Direct(direct.group(number, &places.collect::<Vec<_>>())?),
+            (Made::Checked { layout, .. }, _) => {
+                let entries: Vec<_> = places
+                    .map(|(binding, view)| {
+                        let size = BufferSize::new(view.size);
+                        let buffer = BufferBinding { buffer: &view.buffer, offset: view.offset, size };
+                        BindGroupEntry { binding, resource: BindingResource::Buffer(buffer) }
+                    })
+                    .collect();
+                let descriptor = BindGroupDescriptor { label: None, layout, entries: &entries };
+                Group::Checked(self.gpu.device.create_bind_group(&descriptor))
+            }
+            _ => unreachable!("pipelines are made for their recorder"),
+        };
+        let uses = pipeline.bindings.iter().zip(views).map(|(binding, view)| Use {
+            buffer: number(&mut self.numbers, &view.buffer),
+            start: view.offset,
+            end: view.offset + view.size,
+            writes: binding.writable,
+        });
+        Ok(Bound { group, uses: uses.collect() })
+    }
+}
+
+impl Drop for Recorder {
+    /// What is handed over runs to its end before what it uses goes.
+    fn drop(&mut self) {
+        if self.pipelines.direct().is_some() {
+            let _ = self.gpu.wait();
         }
-        self.gpu.device.create_bind_group(&BindGroupDescriptor {
-            label: None,
-            layout: &pipeline.layout,
-            entries: &entries,
-        })
+    }
+}
+
+/// A part of a buffer that a command reads, or may write.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Use {
+    buffer: u32,
+    start: u64,
+    end: u64,
+    writes: bool,
+}
+
+impl Use {
+    /// Whether the order of two matters.
+    fn conflicts(&self, other: &Self) -> bool {
+        self.buffer == other.buffer && (self.writes || other.writes) && self.start < other.end && other.start < self.end
+    }
+}
+
+/// The number of a buffer.
+#[expect(clippy::mutable_key_type, reason = "buffers are told apart by what they are, not by what is in them")]
+fn number(numbers: &mut HashMap<Buffer, u32>, buffer: &Buffer) -> u32 {
+    let next = numbers.len() as u32;
+    match numbers.get(buffer) {
+        Some(&number) => number,
+        None => *numbers.entry(buffer.clone()).or_insert(next),
+    }
+}
+
+/// What commands since the last barrier read and write.
+#[derive(Default)]
+struct Hazards(Vec<Use>);
+
+impl Hazards {
+    /// Another command; whether a barrier has to come before it.
+    fn add(&mut self, uses: &[Use]) -> bool {
+        let waits = uses.iter().any(|mine| self.0.iter().any(|other| mine.conflicts(other)));
+        if waits {
+            self.0.clear();
+        }
+        self.0.extend_from_slice(uses);
+        waits
+    }
+
+    /// There was a barrier.
+    fn clear(&mut self) {
+        self.0.clear();
     }
 }
 
@@ -352,14 +510,37 @@ pub(crate) struct Found {
     pub halves: bool,
 }
 
-pub(crate) fn probe(gpu: &Arc<Gpu>, shape: &Shape) -> Result<Found, WgpuError> {
+pub(crate) fn probe(gpu: &Arc<Gpu>, shape: &Shape, direct: bool) -> Result<Found, WgpuError> {
     /// Every float16 below the smallest normal number is tried.
     const TRIED: u32 = 1024;
-    let pipelines = Pipelines::new(Arc::clone(gpu), shape.clone(), None);
+    let pipelines = Pipelines::new(Arc::clone(gpu), shape.clone(), None, direct)?;
     let mut recorder = Recorder::new(Arc::clone(gpu), pipelines)?;
     let found = View::all(gpu.storage("probe", u64::from(TRIED * 4))?);
     recorder.dispatch(Kernel::Probe, &[0u32], &[&found], [TRIED / Kernel::Probe.workgroup(), 1, 1])?;
     let words: Vec<u32> = bytemuck::pod_collect_to_vec(&recorder.read(&[(&found.buffer, 0, found.size)])?);
     let all = |bit: u32| words.iter().all(|word| word & bit != 0);
     Ok(Found { neighbours: all(1), halves: all(2) })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const fn part(buffer: u32, start: u64, end: u64, writes: bool) -> Use {
+        Use { buffer, start, end, writes }
+    }
+
+    #[test]
+    fn barriers_come_where_order_matters() {
+        let mut hazards = Hazards::default();
+        assert!(!hazards.add(&[part(0, 0, 64, false), part(1, 0, 64, true)]), "the first has nothing to wait for");
+        assert!(!hazards.add(&[part(0, 0, 64, false), part(2, 0, 64, true)]), "two may read the same");
+        assert!(!hazards.add(&[part(1, 64, 128, true)]), "another part of a buffer");
+        assert!(hazards.add(&[part(1, 32, 96, false)]), "reads what was written");
+        assert!(!hazards.add(&[part(2, 0, 64, false)]), "that was before the barrier");
+        assert!(hazards.add(&[part(1, 95, 96, true)]), "writes what is read");
+        assert!(hazards.add(&[part(1, 0, 256, true)]), "writes what is written");
+        hazards.clear();
+        assert!(!hazards.add(&[part(1, 0, 256, true)]), "there was a barrier");
+    }
 }

@@ -7,6 +7,7 @@ use wgpu::{
     QuerySetDescriptor, QueryType,
 };
 
+use crate::direct::Direct;
 use crate::error::WgpuError;
 use crate::gpu::Gpu;
 
@@ -19,8 +20,10 @@ pub(crate) struct Timing {
     pub by_kernel: bool,
     /// Milliseconds in which the card worked, and tick of the last stamp.
     busy: (f64, u64),
-    set: QuerySet,
-    resolved: Buffer,
+    /// `None` if it is the direct recorder's.
+    set: Option<QuerySet>,
+    /// Where the stamps go.
+    pub resolved: Buffer,
     /// Names of the kernels whose stamps are in the set.
     names: Vec<String>,
     sums: HashMap<String, (u32, f64)>,
@@ -29,16 +32,22 @@ pub(crate) struct Timing {
 }
 
 impl Timing {
-    /// `None` if the card has no time stamps.
-    pub fn new(gpu: &Gpu, by_kernel: bool) -> Result<Option<Self>, WgpuError> {
+    /// `None` if the card has no time stamps. `direct`: what records, if it is not wgpu.
+    pub fn new(gpu: &Gpu, by_kernel: bool, direct: Option<&dyn Direct>) -> Result<Option<Self>, WgpuError> {
         if !gpu.device.features().contains(Features::TIMESTAMP_QUERY) {
             return Ok(None);
         }
-        let set = gpu.device.create_query_set(&QuerySetDescriptor {
-            label: Some("time stamps"),
-            ty: QueryType::Timestamp,
-            count: QUERY_SET_MAX_QUERIES,
-        });
+        let set = match direct {
+            Some(direct) => {
+                direct.make_stamps(QUERY_SET_MAX_QUERIES)?;
+                None
+            }
+            None => Some(gpu.device.create_query_set(&QuerySetDescriptor {
+                label: Some("time stamps"),
+                ty: QueryType::Timestamp,
+                count: QUERY_SET_MAX_QUERIES,
+            })),
+        };
         let usage = BufferUsages::QUERY_RESOLVE | BufferUsages::COPY_SRC;
         let resolved = gpu.create("time stamps", u64::from(QUERY_SET_MAX_QUERIES) * 8, usage)?;
         let period = f64::from(gpu.queue.get_timestamp_period());
@@ -47,27 +56,34 @@ impl Timing {
 
     /// Whether the set has no room for another kernel.
     pub fn is_full(&self) -> bool {
-        2 * self.names.len() as u32 + 2 > QUERY_SET_MAX_QUERIES
+        self.count() + 2 > QUERY_SET_MAX_QUERIES
     }
 
-    /// The places of the next kernel's stamps.
-    pub fn writes(&mut self, name: String) -> ComputePassTimestampWrites<'_> {
-        let first = 2 * self.names.len() as u32;
+    /// The number of the first of the next kernel's two stamps.
+    pub fn next(&mut self, name: String) -> u32 {
         self.names.push(name);
-        ComputePassTimestampWrites {
-            query_set: &self.set,
+        2 * (self.names.len() as u32 - 1)
+    }
+
+    /// Places of two stamps, for wgpu.
+    pub fn writes(&self, first: u32) -> Option<ComputePassTimestampWrites<'_>> {
+        self.set.as_ref().map(|query_set| ComputePassTimestampWrites {
+            query_set,
             beginning_of_pass_write_index: Some(first),
             end_of_pass_write_index: Some(first + 1),
-        }
+        })
     }
 
-    /// Records that the stamps go to a buffer; that buffer and the bytes in it.
-    pub fn resolve(&self, encoder: &mut CommandEncoder) -> (Buffer, u64) {
-        let count = 2 * self.names.len() as u32;
-        if count > 0 {
-            encoder.resolve_query_set(&self.set, 0..count, &self.resolved, 0);
+    /// Stamps that have a place.
+    pub fn count(&self) -> u32 {
+        2 * self.names.len() as u32
+    }
+
+    /// Records with wgpu that the stamps go to the buffer.
+    pub fn resolve(&self, encoder: &mut CommandEncoder) {
+        if let (Some(set), 1..) = (&self.set, self.count()) {
+            encoder.resolve_query_set(set, 0..self.count(), &self.resolved, 0);
         }
-        (self.resolved.clone(), u64::from(count) * 8)
     }
 
     /// Adds up what was resolved.

@@ -154,14 +154,15 @@ fn same_bits(backend: &mut WgpuBackend, file: &str) {
 }
 
 /// The tree of additions is the same whether neighbours exchange values directly or through workgroup memory, and values of cached keys are
-/// whether the card converts them or integers are put together.
+/// whether the card converts them or integers are put together. Nor does it matter who records the commands.
 #[test]
 fn what_a_card_can_do_changes_no_bit() {
     let file = "m-q2";
     let tokens = tokens(file, 40);
     let run = |can| {
         let mut nobody = |_| {};
-        let options = ds4_wgpu::WgpuOptions { subgroups: can, halves: can, ..common::options(&mut nobody) };
+        let options =
+            ds4_wgpu::WgpuOptions { subgroups: can, halves: can, direct: can, ..common::options(&mut nobody) };
         let mut backend = common::open(&model(file), options)?;
         Some((backend.span(), bits(&logits(&mut backend, &tokens, 9))))
     };

@@ -126,8 +126,15 @@ fn open_cuda(model: Arc<Model>, options: CudaOptions) -> anyhow::Result<AnyBacke
 }
 
 fn open_card(model: Arc<Model>, api: Api, numerics: Numerics, share_weights: bool) -> anyhow::Result<AnyBackend> {
-    let bytes = model.gguf().tensors().iter().map(|info| info.size).sum();
+    let bytes: u64 = model.gguf().tensors().iter().map(|info| info.size).sum();
     let progress = Progress::new("loading", bytes, Unit::Bytes);
+    // Of a small model there is nothing to plan.
+    let mut planned = |plan: &ds4_wgpu::Residency| {
+        if bytes >= WORTH_A_CARD {
+            let words = format!("ds4: {}: {plan}", plan.adapter);
+            terminal::tell(&terminal::printable(&words), |style, line| style.dim(line).into_owned());
+        }
+    };
     let mut report = |done| progress.set(done);
     let kernels = user_cache_folder().map(|folder| folder.join("ds4").join("wgpu"));
     let options = WgpuOptions {
@@ -136,9 +143,11 @@ fn open_card(model: Arc<Model>, api: Api, numerics: Numerics, share_weights: boo
         subgroups: true,
         halves: true,
         planes: true,
+        direct: ds4_wgpu::DIRECT,
         share_weights,
         prepare: true,
         kernel_folder: kernels.as_deref(),
+        planned: &mut planned,
         progress: &mut report,
     };
     let backend = WgpuBackend::new(model, options).context("cannot start the graphics card")?;

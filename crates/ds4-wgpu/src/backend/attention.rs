@@ -246,7 +246,7 @@ impl WgpuBackend {
         let at_once = (most / (visible * 4)).clamp(1, rows);
         let mut context = lock(&self.context);
         if ensure(&self.gpu, &mut self.scratch.scores, "indexer scores", at_once * visible)? {
-            context.recorder.forget();
+            context.recorder.forget()?;
         }
         let work = &self.work;
         let (query, scales) = if exact {
@@ -298,7 +298,7 @@ impl WgpuBackend {
         {
             let mut context = lock(&self.context);
             if ensure(&self.gpu, &mut self.scratch.parts, "attention parts", at_once * row_floats)? {
-                context.recorder.forget();
+                context.recorder.forget()?;
             }
             let (slots, pages) = (context.slots(layer), context.pages(layer));
             let work = &self.work;

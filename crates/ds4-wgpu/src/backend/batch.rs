@@ -49,11 +49,11 @@ impl WgpuBackend {
         if n > self.work.rows {
             let room = n.next_power_of_two();
             self.work = Workspace::new(&self.gpu, config, self.kinds() as usize, self.layout.kv_row as usize, room)?;
-            lock(&self.context).recorder.forget();
+            lock(&self.context).recorder.forget()?;
         }
         if wanted > self.head.rows {
             self.head = HeadSpace::new(&self.gpu, config, wanted.next_power_of_two())?;
-            lock(&self.context).recorder.forget();
+            lock(&self.context).recorder.forget()?;
         }
         let mut info = vec![[0u32; 4]; n];
         for (number, span) in rows.spans().iter().enumerate() {
@@ -126,7 +126,7 @@ impl WgpuBackend {
         }
         spans.extend(pages);
         if workspace::ensure(&self.gpu, &mut self.scratch.tables, "tables", spans.len())? {
-            context.recorder.forget();
+            context.recorder.forget()?;
         }
         // Handed over before what was recorded so far runs, none of which reads the tables.
         self.gpu.queue.write_buffer(&self.scratch.tables.buffer, 0, bytemuck::cast_slice(&spans));

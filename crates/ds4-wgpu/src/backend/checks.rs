@@ -1,11 +1,9 @@
 //! What is refused before anything is loaded, and how the weights come to the card.
 
-use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use ds4_model::Model;
 
-use crate::cache::CacheLayout;
 use crate::error::WgpuError;
 use crate::gpu::Gpu;
 use crate::shader::PRODUCT_ROWS;
@@ -37,32 +35,6 @@ pub(super) fn check_shape(model: &Model) -> Result<(), WgpuError> {
         Some((key, value, most)) => Err(WgpuError::Shape(format!("deepseek4.{key} is {value}, above {most}"))),
         None => Ok(()),
     }
-}
-
-/// Refuses a model that does not fit, with numbers.
-pub(super) fn check_memory(gpu: &Gpu, model: &Model, layout: &CacheLayout, share: bool) -> Result<(), WgpuError> {
-    /// Values of a batch, results, the driver's own: a round figure for the published shape.
-    const VALUES: u64 = 1 << 30;
-    let Some(available) = gpu.report.memory else { return Ok(()) };
-    let all = model.gguf().tensors().iter();
-    let weights: u64 = match share {
-        false => all.map(|info| info.size).sum(),
-        true => {
-            all.map(|info| (info.offset, info.size)).collect::<BTreeSet<_>>().into_iter().map(|(_, size)| size).sum()
-        }
-    };
-    // A small model has small batches' values as well.
-    let needed = weights + VALUES.min(weights / 8) + 4 * layout.slot_bytes() as u64;
-    if needed <= available {
-        return Ok(());
-    }
-    let gib = |bytes: u64| bytes as f64 / (1u64 << 30) as f64;
-    Err(WgpuError::TooLarge {
-        adapter: gpu.report.name.clone(),
-        available: gib(available),
-        needed: gib(needed),
-        weights: gib(weights),
-    })
 }
 
 /// How the weights come to the card.

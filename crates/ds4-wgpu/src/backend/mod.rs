@@ -28,13 +28,14 @@ use crate::error::WgpuError;
 use crate::gpu::Gpu;
 use crate::pipelines::Pipelines;
 use crate::recorder::{self, Recorder};
+use crate::residency::Residency;
 use crate::shader::Shape;
 use crate::tensors::Tensors;
 use crate::timing::KernelTime;
 use crate::transfer;
 use crate::weights::{Loader, Source};
 use batch::Batch;
-use checks::{check_memory, check_shape, source};
+use checks::{check_shape, source};
 use workspace::{HeadSpace, Scratch, Workspace};
 
 /// How to run on a card.
@@ -49,12 +50,17 @@ pub struct WgpuOptions<'a> {
     pub halves: bool,
     /// Whether copied weights are taken apart into planes. Results are the same either way; tests compare them.
     pub planes: bool,
+    /// Whether kernels are recorded without wgpu's bookkeeping, which takes a part of the processor's time. Results are the same either
+    /// way; tests compare them.
+    pub direct: bool,
     /// Whether tensors that are the same bytes of the file take the card's memory once.
     pub share_weights: bool,
     /// Whether kernels for short prompts and single tokens are compiled at once, several at a time, instead of when they are needed.
     pub prepare: bool,
-    /// Folder in which the driver's results of compiling are kept for the next start.
+    /// Folder in which the driver's results of compiling are kept for the next start, if kernels are recorded directly.
     pub kernel_folder: Option<&'a Path>,
+    /// Hears what will lie in the card's memory, before anything is loaded.
+    pub planned: &'a mut dyn FnMut(&Residency),
     /// Hears how many bytes of the model have been brought to the card.
     pub progress: &'a mut dyn FnMut(u64),
 }
@@ -95,21 +101,23 @@ impl WgpuBackend {
         let mut gpu = Gpu::open(options.api, options.subgroups)?;
         let kv = options.numerics.kv;
         let opened = Arc::new(gpu);
-        let found = recorder::probe(&opened, &Shape::new(config, kv, opened.span, false))?;
+        let found = recorder::probe(&opened, &Shape::new(config, kv, opened.span, false), options.direct)?;
         gpu = Arc::into_inner(opened).ok_or_else(|| WgpuError::Shape("the card is in use".to_owned()))?;
         if !found.neighbours {
             gpu.span = 1;
         }
         let gpu = Arc::new(gpu);
         let layout = CacheLayout::new(config, kv);
-        check_memory(&gpu, &model, &layout, options.share_weights)?;
+        let plan = Residency::plan(&model, &gpu.report, options.numerics, options.share_weights);
+        plan.check()?;
+        (options.planned)(&plan);
         let source = source(&gpu, &model)?;
         // The file's layout is only for those who use the file itself.
         let planes = options.planes && matches!(source, Source::Copied);
         let mut shape = Shape::new(config, kv, gpu.span, planes);
         shape.halves = found.halves && options.halves;
         shape.invocations = gpu.most_invocations();
-        let pipelines = Pipelines::new(Arc::clone(&gpu), shape, options.kernel_folder);
+        let pipelines = Pipelines::new(Arc::clone(&gpu), shape, options.kernel_folder, options.direct)?;
         let recorder = Recorder::new(Arc::clone(&gpu), pipelines)?;
         let tensors =
             Tensors::load(&model, Loader::new(&gpu, &model, source, planes, options.share_weights, options.progress))?;

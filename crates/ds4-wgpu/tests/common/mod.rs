@@ -26,9 +26,11 @@ pub fn options(progress: &mut dyn FnMut(u64)) -> WgpuOptions<'_> {
         subgroups: true,
         halves: true,
         planes: true,
+        direct: ds4_wgpu::DIRECT,
         share_weights: false,
         prepare: false,
         kernel_folder: None,
+        planned: Box::leak(Box::new(|_: &ds4_wgpu::Residency| {})),
         progress,
     }
 }

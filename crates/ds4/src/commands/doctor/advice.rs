@@ -75,6 +75,13 @@ fn on_an_adapter<'a>(published: &'a [Fit], adapters: &'a [Adapter]) -> Option<Ad
     held.max_by_key(|advice| advice.model.bytes)
 }
 
+/// The largest published model that does not fit a Mac's card now and would with more of the machine's memory, and the command for that.
+pub fn after_raising_the_limit<'a>(published: &'a [Fit], adapters: &[Adapter]) -> Option<(&'a Fit, String)> {
+    let all = published.iter().flat_map(|fit| adapters.iter().map(move |adapter| (fit, adapter)));
+    let found = all.filter_map(|(fit, adapter)| Some((fit, adapter.wired_limit(fit.bytes + BESIDE_WEIGHTS)?)));
+    found.max_by_key(|(fit, _)| fit.bytes)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -111,12 +118,14 @@ mod tests {
             driver: String::new(),
             kind,
             memory: Some(memory),
+            machine_memory: None,
             zero_copy: false,
             largest_binding_bytes: 0,
             largest_buffer_bytes: 0,
             workgroup_memory_bytes: 0,
             subgroups: None,
             float16_arithmetic: false,
+            cooperative_matrices: false,
             unusable: None,
         }
     }
@@ -148,5 +157,15 @@ mod tests {
         assert_eq!(on, ("q2".to_owned(), Some("an adapter".to_owned()), " --backend vulkan".to_owned()));
         assert_eq!(advice(&fits, &[], &[adapter(96 * GIB, "software")]).1, None);
         assert_eq!(advice(&fits, &[], &[adapter(16 * GIB, "discrete")]).1, None);
+    }
+
+    #[test]
+    fn a_mac_that_could_hold_a_model_is_told_how() {
+        let fits = published(16 * GIB);
+        let mac = |memory, machine| Adapter { machine_memory: Some(machine), ..adapter(memory, "integrated") };
+        let (fit, command) = after_raising_the_limit(&fits, &[mac(72 * GIB, 96 * GIB)]).expect("96 GiB hold q2");
+        assert_eq!((fit.name.as_str(), command.as_str()), ("q2", "sudo sysctl iogpu.wired_limit_mb=89088"));
+        assert!(after_raising_the_limit(&fits, &[mac(48 * GIB, 64 * GIB)]).is_none());
+        assert!(after_raising_the_limit(&fits, &[adapter(72 * GIB, "discrete")]).is_none());
     }
 }

@@ -112,6 +112,13 @@ impl Page {
                 bytes(best.bytes - disk.free)
             ));
         }
+        if let Some((fit, command)) = advice::after_raising_the_limit(&report.published, &report.adapters) {
+            self.note(&format!(
+                "The card would hold {} with more of this machine's memory. Until the next start, macOS allows that after:",
+                fit.name
+            ));
+            self.command(&command);
+        }
         self.command(&format!("ds4 pull {}", best.name));
         self.command(&format!("ds4 run -m FILE{}", advice.flags));
         if let Some(file) = &report.file {
