@@ -5,11 +5,14 @@ mod common;
 #[path = "../../ds4-model/tests/harness/mod.rs"]
 mod harness;
 
+use std::sync::Arc;
+
 use common::{backend, on_gpu};
 use ds4_cuda::{CudaBackend, CudaSequence};
 use ds4_model::rows::Wanted;
 use ds4_model::state::SequenceState;
-use ds4_model::{Backend, Buffer, Compute, KvPrecision, Rows, Sublayer, forward};
+use ds4_model::{Backend, Buffer, Compute, KvPrecision, Model, Rows, Sublayer, forward};
+use ds4_synth::{Shape, SynthOptions};
 use harness::{bits, continue_logits, logits, model, tokens};
 
 /// On a GPU long enough for the window of 128 and a compressed row of ratio 128; the emulated device is slow.
@@ -54,6 +57,29 @@ fn check_chunkings(seed: u64) {
         found.extend(bits(&continue_logits(&mut backend, &mut sequence, &tokens[length - 3..], 1)));
         assert!(found == whole, "{file}: token by token gives other bits");
     }
+}
+
+/// Matrices of the published width are cut into eight segments of several blocks, which none of the fixtures is wide enough for.
+#[test]
+fn matrices_of_full_width_give_the_same_bits_in_any_batch() {
+    let narrow = Shape { name: "wide", n_layer: 3, n_vocab: 1024, n_expert: 8, n_hash_layer: 1, ..Shape::V4_FLASH };
+    let (shape, length, chunks): (_, usize, &[usize]) = if on_gpu() {
+        (Shape { n_expert: 16, ..narrow }, 150, &[64, 33, 16, 5])
+    } else {
+        (Shape { n_head: 16, o_groups: 2, idx_heads: 8, n_ff: 256, ..narrow }, 20, &[12, 6])
+    };
+    let options = SynthOptions { shape, layers: None, alias: false, seed: 1 };
+    let model = Arc::new(Model::new(ds4_synth::in_memory(&options, None).expect("a model")).expect("a valid model"));
+    let mut backend = backend(model, Compute::Int8, KvPrecision::Model, 9);
+    let tokens: Vec<u32> = (0..length).map(|i| (i * 389 % 1024) as u32).collect();
+    let whole = bits(&logits(&mut backend, &tokens, length));
+    let sound = whole.iter().all(|&bits| f32::from_bits(bits).is_finite());
+    assert!(sound && whole[..1024] != whole[1024..2048], "logits that could not differ");
+    for &chunk in chunks {
+        assert!(bits(&logits(&mut backend, &tokens, chunk)) == whole, "chunks of {chunk} give other bits");
+    }
+    let ones = bits(&logits(&mut backend, &tokens[..4], 1));
+    assert!(ones == whole[..4 * 1024], "token by token gives other bits");
 }
 
 #[test]

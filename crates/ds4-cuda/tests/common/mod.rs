@@ -16,7 +16,7 @@ pub fn on_gpu() -> bool {
 /// A backend whose device, if emulated, runs threads in the order that `seed` gives.
 pub fn backend(model: Arc<Model>, compute: Compute, kv: KvPrecision, seed: u64) -> CudaBackend {
     let device: Arc<dyn Device> =
-        if on_gpu() { CudaDevice::open(0).expect("a GPU") } else { Arc::new(EmulatedDevice::new(2 << 30, seed)) };
+        if on_gpu() { CudaDevice::open(0).expect("a GPU") } else { Arc::new(EmulatedDevice::new(4 << 30, seed)) };
     let options = CudaOptions { numerics: Numerics { compute, kv }, ..CudaOptions::default() };
     CudaBackend::new(model, device, options, &mut |_| {}).expect("a backend")
 }
