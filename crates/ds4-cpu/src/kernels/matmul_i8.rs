@@ -20,6 +20,8 @@ use std::ops::Range;
 const CHUNK: usize = 512;
 /// Bytes of activations that one pass over the weights works on: they stay in the L2 cache.
 const PANEL: usize = 512 * 1024;
+/// The same for processors with AMX, whose L2 caches have 2 MiB.
+const LARGE_PANEL: usize = 2 * PANEL;
 
 thread_local! {
     static SCRATCH: RefCell<Scratch> = RefCell::new(Scratch {
@@ -72,7 +74,8 @@ pub fn matmul_i8(
         return;
     }
     let inner = Loop::new(isa, w.ty(), n);
-    let panel_rows = (PANEL / (w.cols() / GROUP * WORDS * 4)).next_multiple_of(inner.layout().most);
+    let bytes = if inner.uses_tiles() { LARGE_PANEL } else { PANEL };
+    let panel_rows = (bytes / (w.cols() / GROUP * WORDS * 4)).next_multiple_of(inner.layout().most);
     SCRATCH.with_borrow_mut(|Scratch { tiles, panel, sums }| {
         for begin in (0..n).step_by(panel_rows) {
             let part = begin..n.min(begin + panel_rows);
@@ -156,7 +159,7 @@ fn decode<'a>(
     let tiles = &mut tiles[..rows.len().div_ceil(ROWS)];
     for (tile, first) in tiles.iter_mut().zip(rows.clone().step_by(ROWS)) {
         ahead.ask();
-        tile.load(isa, w.ty(), chunk.len(), &w.sixteen_rows(first, rows.end, bytes.clone()), inner.wants_signed());
+        tile.load(isa, w.ty(), chunk.len(), &w.sixteen_rows(first, rows.end, bytes.clone()), inner.uses_tiles());
     }
     inner.prepare(tiles);
     tiles

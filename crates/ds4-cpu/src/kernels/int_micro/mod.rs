@@ -65,8 +65,8 @@ impl Loop {
         Layout { most: if self.kind == Kind::Avx512 { 6 } else { 4 }, codes: CodesLie::Quads }
     }
 
-    /// Whether it wants tiles with signed codes.
-    pub fn wants_signed(&self) -> bool {
+    /// Whether it uses tile registers, and wants signed codes.
+    pub fn uses_tiles(&self) -> bool {
         #[cfg(target_arch = "x86_64")]
         return self.tiles.is_some();
         #[cfg(not(target_arch = "x86_64"))]
