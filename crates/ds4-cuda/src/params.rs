@@ -61,6 +61,10 @@ params! {
         w: Weight, y: u64, unit_begin: u32, unit_end: u32, group_rows: u32, scale: f32, outcome: u32, segments: u32,
         segment_blocks: u32, tiles: u32,
     }
+    FewProducts {
+        products: [SmallProduct; MOST_PRODUCTS], x: Rows, y_stride: [u32; MOST_PRODUCTS], x_rows: [u32; MOST_PRODUCTS],
+        units: u32, rows: u32,
+    }
     OneInput { x: Rows, hyper: HyperFinish, norm: u64, eps: f32, kind: u32, integers: u32, halves: u32 }
     SmallProducts {
         products: [SmallProduct; MOST_PRODUCTS], input: OneInput, out: Rows, cache: Cache, units: u32, out_row: u32,

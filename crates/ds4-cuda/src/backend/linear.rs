@@ -2,7 +2,7 @@
 
 use super::executor::Executor;
 use super::is_int8;
-use super::linear_one::{One, Outcome};
+use super::linear_one::{self, One, Outcome};
 use super::workspace::Activations;
 use crate::device::DeviceError;
 use crate::params::{self, MOST_PRODUCTS};
@@ -47,9 +47,13 @@ const GROUP_THREADS: u32 = 384;
 pub(super) const TILE_THREADS: u32 = 512;
 /// Rows of the batch and of the matrix that a block of it computes.
 const TILE_SIDE: usize = 128;
-/// Largest batches of the kernels that read every weight once for 8 or 16 columns.
-const FEW: usize = 8;
+/// Largest batches of the kernels that read weights once for a few columns.
 const SEVERAL: usize = 64;
+/// Of these kernels: columns at a time, stages of a warp's ring, places for a unit's sums.
+const FEW: [(&str, usize, usize, usize); 3] =
+    [("linear_few_8", 8, 4, 2), ("linear_few_16", 16, 3, 2), ("linear_few_32", 32, 3, 1)];
+/// Bytes of a unit's sums of a column.
+const FEW_SUMS: usize = 16 * 20 * 4;
 /// Bytes of a stage.
 pub(super) const STAGE: usize = 4096 + 256;
 
@@ -99,16 +103,33 @@ impl Executor {
         let whole_tiles = fast.iter().all(|l| l.group_rows.is_multiple_of(TILE_SIDE));
         if one {
             self.one_products(forms_of, &fast, One::default())?;
-        } else if rows <= FEW {
-            self.launch_products("linear_8", x, rows, &fast, 32, |units| [units, 1, 1])?;
         } else if rows <= SEVERAL || !whole_tiles {
-            let columns = rows.div_ceil(16) as u32;
-            self.launch_products("linear_16", x, rows, &fast, 32, |units| [units, columns, 1])?;
+            self.few_products(x, rows, &fast)?;
         } else {
             self.launch_tiles(x, rows, &fast)?;
         }
         let columns = rows.div_ceil(8) as u32;
         self.launch_products("linear_float", x, rows, &plain, 1, |units| [units.div_ceil(8), columns, 1])
+    }
+
+    /// The products of small batches, with forms of `x` that are there.
+    fn few_products(&self, x: params::Rows, rows: usize, list: &[Linear]) -> Result<(), DeviceError> {
+        let kernels = FEW.iter().find(|kernel| rows <= kernel.1);
+        let &(kernel, columns, stages, places) = kernels.unwrap_or(&FEW[FEW.len() - 1]);
+        let memory = |warps: usize| warps * stages * linear_one::STAGE + places * columns * FEW_SUMS;
+        // Every card has room for eight warps.
+        let warps = if memory(16) <= self.device.shared_memory_limit() { 16 } else { 8 };
+        for part in list.chunks(MOST_PRODUCTS) {
+            let mut all: params::FewProducts = Self::empty();
+            (all.products, all.units) = Self::units(part);
+            for (i, linear) in part.iter().enumerate() {
+                (all.y_stride[i], all.x_rows[i]) = (linear.y_stride as u32, linear.groups as u32);
+            }
+            (all.x, all.rows) = (x, rows as u32);
+            let grid = [all.units.min(self.device.multiprocessors()), 1, 1];
+            self.launch_with(kernel, grid, 32 * warps as u32, memory(warps) as u32, &all)?;
+        }
+        Ok(())
     }
 
     /// The products of large batches, with forms of `x` that are there.

@@ -54,7 +54,7 @@ pub(super) struct One {
 /// Most columns of a row that is normalized on the way.
 pub(super) const MOST_NORMED: usize = 1024;
 /// Bytes of a warp's stage, and of the sums of two units.
-const STAGE: usize = 2048 + 128;
+pub(super) const STAGE: usize = 2048 + 128;
 const SUMS: usize = 2 * 32 * 16 * 4;
 /// Bytes of shared memory that the kernel has beside these.
 const FIXED: usize = 2 << 10;
@@ -84,32 +84,8 @@ impl Executor {
         // Gated pairs are not torn apart: whoever asks for them has few products.
         for (number, part) in list.chunks(MOST_PRODUCTS).enumerate() {
             let mut all: params::SmallProducts = Self::empty();
-            let mut end = 0;
-            for (i, (slot, linear)) in all.products.iter_mut().zip(part).enumerate() {
-                let blocks = linear.weight.params.blocks;
-                let per = blocks.div_ceil(8);
-                let segments = blocks.div_ceil(per);
-                // A block has 16 warps, and units no more than 32 items.
-                let wide = segments <= 4 && linear.group_rows.is_multiple_of(64) && linear.outcome != Outcome::Gated;
-                let tiles = if wide { 4 } else { 2 };
-                let begin = end;
-                // The other half of a pair has no units of its own.
-                if i == 0 || part[i - 1].outcome != Outcome::Gated {
-                    end += linear.weight.rows().div_ceil(tiles * 16);
-                }
-                *slot = params::SmallProduct {
-                    w: linear.weight.params,
-                    y: linear.y,
-                    unit_begin: begin,
-                    unit_end: end,
-                    group_rows: linear.group_rows as u32,
-                    scale: linear.scale,
-                    outcome: linear.outcome as u32,
-                    segments,
-                    segment_blocks: per,
-                    tiles,
-                };
-            }
+            let end;
+            (all.products, end) = Self::units(part);
             let integers = part.iter().any(|l| l.weight.storage == Storage::Q8_0);
             let halves = part.iter().any(|l| l.weight.storage == Storage::F16);
             all.input = self.one_input(x, one.source, integers, halves);
@@ -136,6 +112,38 @@ impl Executor {
             self.launch_with(kernel, grid, 32 * warps as u32, memory as u32, &all)?;
         }
         Ok(())
+    }
+
+    /// The products, cut into units of a launch's numbering, and where that ends. At most [`MOST_PRODUCTS`].
+    pub(super) fn units(list: &[Linear]) -> ([params::SmallProduct; MOST_PRODUCTS], u32) {
+        let mut all = Self::empty::<[params::SmallProduct; MOST_PRODUCTS]>();
+        let mut end = 0;
+        for (i, (slot, linear)) in all.iter_mut().zip(list).enumerate() {
+            let blocks = linear.weight.params.blocks;
+            let per = blocks.div_ceil(8);
+            let segments = blocks.div_ceil(per);
+            // A block has 16 warps, and units no more than 32 items: 16 if no product is gated.
+            let wide = segments <= 4 && linear.group_rows.is_multiple_of(64) && linear.outcome != Outcome::Gated;
+            let tiles = if wide { 4 } else { 2 };
+            let begin = end;
+            // The other half of a pair has no units of its own.
+            if i == 0 || list[i - 1].outcome != Outcome::Gated {
+                end += linear.weight.rows().div_ceil(tiles * 16);
+            }
+            *slot = params::SmallProduct {
+                w: linear.weight.params,
+                y: linear.y,
+                unit_begin: begin,
+                unit_end: end,
+                group_rows: linear.group_rows as u32,
+                scale: linear.scale,
+                outcome: linear.outcome as u32,
+                segments,
+                segment_blocks: per,
+                tiles,
+            };
+        }
+        (all, end)
     }
 
     fn one_input(&self, x: &Activations, source: Source, integers: bool, halves: bool) -> params::OneInput {

@@ -1,4 +1,4 @@
-// Routed experts of a batch of one row: nothing to sort. The shared expert's gate and up are products of their own (`linear.cu`).
+// Routed experts of a batch of one row: nothing to sort. The shared expert's gate and up are products of their own (`linear_one.cu`).
 //
 // A warp has one segment of a tile. Sums as in `experts.cu`, in the same order.
 #include "experts_one.cuh"

@@ -1,38 +1,9 @@
-// Matrix products of a batch of one row, with weights on their way before the row is there. Sums as in `linear.cu`, in the same order.
+// Matrix products of a batch of one row, with weights on their way before the row is there. Sums as in `linear_few.cu`, in the same order.
 //
-// A unit is some tiles of a matrix, or of the two matrices of a gated pair. A block computes units one after the other; its warps share
-// the unit's tiles and segments. Several matrices that take the same input are one launch. What else waits for the same kernel ahead, the
-// row's entries in the cache, has blocks of its own.
+// What else waits for the same kernel ahead, the row's entries in the cache, has blocks of its own.
 #include "cache.cuh"
 #include "one_input.cuh"
-#include "stream.cuh"
-
-/// What becomes of a product.
-enum Outcome : u32 {
-    /// float32 in `y`.
-    kPlain = 0,
-    /// A row of `out`, in the forms that the next product takes.
-    kForms = 1,
-    /// The gate of a gated pair, whose other half is the next product: SwiGLU of both, as a row of `out`.
-    kGated = 2,
-};
-
-/// A product with one row.
-struct SmallProduct {
-    Weight w;
-    u64 y;
-    /// The product's units in the launch's numbering.
-    u32 unit_begin, unit_end;
-    /// Row of x for rows of W from group * group_rows on: group.
-    u32 group_rows;
-    float scale;
-    /// An `Outcome`.
-    u32 outcome;
-    /// How the columns are cut, as `segments_of` has it.
-    u32 segments, segment_blocks;
-    /// Tiles of a unit, of each matrix: an even number.
-    u32 tiles;
-};
+#include "units.cuh"
 
 struct SmallProductParams {
     SmallProduct products[kMaxProducts];
@@ -48,80 +19,8 @@ struct SmallProductParams {
     u32 roles, pad;
 };
 
-/// One stage: half a block of Q8_0 with the scales, or a quarter of one of float16.
-constexpr u32 kStepCodes = 2048, kStepScales = 128, kStepBytes = kStepCodes + kStepScales;
 /// Most items of a unit, and floats of an item's sums.
 constexpr u32 kMostItems = 32, kSlot = 16;
-
-DS4_DEVICE u32 items_of(const SmallProduct &p) { return (p.outcome == kGated ? 2 : 1) * p.tiles * p.segments; }
-
-struct ItemPlace {
-    u32 tile, first, last;
-    bool exists, second;
-};
-
-DS4_DEVICE ItemPlace place_of(const SmallProduct &product, u32 unit, u32 item) {
-    u32 per = product.segment_blocks, slot = item / product.segments, segment = item - slot * product.segments;
-    bool second = slot >= product.tiles;
-    u32 tile = (unit - product.unit_begin) * product.tiles + slot - (second ? product.tiles : 0);
-    return {tile, segment * per, min_u(segment * per + per, product.w.blocks), tile * 16 < product.w.rows, second};
-}
-
-/// A warp's position among its steps.
-struct Cursor {
-    u32 unit, index, item;
-    /// Steps of the item that are left.
-    u32 left;
-    bool integers;
-    const u8 *codes, *scales;
-};
-
-/// A block's units: all from `first` on, `step` apart, before `end`.
-struct Share {
-    u32 first, end, step;
-};
-
-/// Neighbours where the input depends on the unit, so that it is staged once; else those that are a grid apart, so that every block has
-/// some of each matrix.
-DS4_DEVICE Share share_of(const SmallProductParams &p) {
-    u32 number = blockIdx.x - p.roles, blocks = gridDim.x - p.roles;
-    if (p.products[0].group_rows == 0) return {number, p.units, blocks};
-    return {number * p.units / blocks, (number + 1) * p.units / blocks, 1};
-}
-
-/// Moves to the next item that exists.
-DS4_DEVICE void seek(const SmallProductParams &p, Cursor &c, const Share &mine) {
-    for (; c.unit < mine.end; c.unit += mine.step, c.item = threadIdx.x / 32) {
-        while (c.unit >= p.products[c.index].unit_end) c.index++;
-        const SmallProduct &product = p.products[c.index];
-        for (; c.item < items_of(product); c.item += blockDim.x / 32) {
-            ItemPlace at = place_of(product, c.unit, c.item);
-            if (!at.exists) continue;
-            const Weight &w = at.second ? p.products[c.index + 1].w : product.w;
-            u64 block = u64(at.tile) * w.blocks + at.first;
-            c.integers = w.type == Q8_0;
-            c.codes = ptr<const u8>(w.codes) + block * (c.integers ? Layout<Q8_0>::codes : Layout<F16>::codes);
-            c.scales = ptr<const u8>(w.scales) + block * Layout<Q8_0>::scales;
-            c.left = (at.last - at.first) * (c.integers ? 2 : 4);
-            return;
-        }
-    }
-}
-
-DS4_DEVICE void fill_stage(const SmallProductParams &p, Cursor &c, u8 *to, const Share &mine) {
-    if (c.unit >= mine.end) return;
-    copy_warp<kStepCodes>(to, c.codes);
-    c.codes += kStepCodes;
-    u32 lane = threadIdx.x % 32;
-    if (c.integers) {
-        // A row has the scales of both halves side by side.
-        if (lane < 16) copy_async<8>(to + kStepCodes + lane * 8, c.scales + lane * 16);
-        c.scales += c.left % 2 == 0 ? 8 : Layout<Q8_0>::scales - 8;
-    }
-    if (--c.left > 0) return;
-    c.item += blockDim.x / 32;
-    seek(p, c, mine);
-}
 
 /// Half a block of Q8_0, groups `group` to `group` + 3 of the row.
 DS4_DEVICE void add_integers(const u8 *stage, const Staged &x, u32 group, float (&acc)[4]) {
@@ -207,11 +106,10 @@ DS4_DEVICE void linear_units(const SmallProductParams &p) {
         cache_role(p.cache, blockIdx.x, scratch);
         return;
     }
-    Share mine = share_of(p);
+    Share mine = share_of(p.products[0], p.units, blockIdx.x - p.roles, gridDim.x - p.roles, 1);
     u32 warps = blockDim.x / 32, warp = threadIdx.x / 32, lane = threadIdx.x % 32, g = lane / 4, t = lane % 4;
-    Cursor ahead = {mine.first, 0, warp, 0, false, nullptr, nullptr};
-    seek(p, ahead, mine);
-    auto fill = [&](u8 *to) { fill_stage(p, ahead, to, mine); };
+    Cursor ahead = cursor_at(p.products, mine);
+    auto fill = [&](u8 *to) { fill_stage(p.products, ahead, to, mine); };
     Ring<STAGES, kStepBytes> ring;
     ring.start(memory + warp * (STAGES * kStepBytes), fill);
     u8 *behind = memory + warps * STAGES * kStepBytes;
