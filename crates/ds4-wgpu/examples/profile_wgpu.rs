@@ -1,7 +1,7 @@
 //! Where the time goes on a graphics card: speed of prefill and decoding of a model with random weights, the processor's share of a
 //! token, and every kernel's.
 //!
-//! `cargo run --release -p ds4-wgpu --example profile -- OPTIONS`, where the options are those of [`ProfileOptions`].
+//! `cargo run --release -p ds4-wgpu --example profile_wgpu -- OPTIONS`, where the options are those of [`ProfileOptions`].
 
 use std::sync::Arc;
 use std::time::Instant;
