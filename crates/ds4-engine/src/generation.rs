@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::mpsc::{self, Receiver, RecvTimeoutError, Sender, TryRecvError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use crate::event::{Disconnected, Event, EventSink};
 
@@ -12,7 +12,9 @@ use crate::event::{Disconnected, Event, EventSink};
 /// Dropping it cancels the generation.
 #[derive(Debug)]
 pub struct Generation {
-    events: Receiver<Event>,
+    events: Receiver<(Instant, Event)>,
+    /// When the last event received was sent.
+    sent: Instant,
     /// Events sent and not received.
     unread: Arc<AtomicUsize>,
     cancel: CancelHandle,
@@ -24,7 +26,7 @@ impl Generation {
         let (sender, events) = mpsc::channel();
         let unread = Arc::new(AtomicUsize::new(0));
         let sink = ChannelSink { sender, unread: Arc::clone(&unread), capacity };
-        (Self { events, unread, cancel }, sink)
+        (Self { events, sent: Instant::now(), unread, cancel }, sink)
     }
 
     /// Ends the generation at the next step. Its last event then is `Finished`, with the reason `Cancelled` unless it
@@ -36,6 +38,12 @@ impl Generation {
     /// A handle that cancels the generation from elsewhere.
     pub fn cancel_handle(&self) -> CancelHandle {
         self.cancel.clone()
+    }
+
+    /// When the event that was taken last was sent: whoever takes events late knows from it how long things took. Before the first, when
+    /// the request was submitted.
+    pub fn sent(&self) -> Instant {
+        self.sent
     }
 
     /// The next event if there is one already; `None` if there is none yet, or none any more.
@@ -54,8 +62,9 @@ impl Generation {
         }
     }
 
-    fn received(&self, event: Event) -> Event {
+    fn received(&mut self, (sent, event): (Instant, Event)) -> Event {
         self.unread.fetch_sub(1, Ordering::Relaxed);
+        self.sent = sent;
         event
     }
 }
@@ -95,7 +104,7 @@ impl CancelHandle {
 
 /// The sending end of a [`Generation`].
 pub(crate) struct ChannelSink {
-    sender: Sender<Event>,
+    sender: Sender<(Instant, Event)>,
     unread: Arc<AtomicUsize>,
     capacity: usize,
 }
@@ -108,6 +117,6 @@ impl EventSink for ChannelSink {
     fn send(&mut self, event: Event) -> Result<(), Disconnected> {
         // Counted first: the receiver may have it before `send` returns.
         self.unread.fetch_add(1, Ordering::Relaxed);
-        self.sender.send(event).map_err(|_| Disconnected)
+        self.sender.send((Instant::now(), event)).map_err(|_| Disconnected)
     }
 }

@@ -7,7 +7,9 @@ use std::time::{Duration, Instant};
 
 use ds4_chat::special::Special;
 use ds4_engine::sampling::{Directive, Flow, Guide, SamplingParams, TokenMask};
-use ds4_engine::{Engine, EngineError, EngineOptions, FinishReason, GenerationError, Prefill, Request, Started, Usage};
+use ds4_engine::{
+    Engine, EngineError, EngineOptions, Event, FinishReason, GenerationError, Prefill, Request, Started, Usage,
+};
 use support::mock::{Control, Noted, greedy_answer, mock_backend};
 use support::{Forced, collect, tokenizer};
 
@@ -27,6 +29,27 @@ fn saying(text: &str, stops: &[&str]) -> Request {
         stop_sequences: stops.iter().map(|&stop| stop.to_owned()).collect(),
         ..greedy(&[1, 2, 3], tokenizer().encode(text).len())
     }
+}
+
+/// Speeds were once those of the receiver: an answer that had been there for long gave millions of tokens per second.
+#[test]
+fn events_that_are_taken_late_tell_when_they_were_sent() {
+    let (engine, _) = engine(EngineOptions::default());
+    let submitted = Instant::now();
+    let mut generation = engine.submit(greedy(&[10, 11, 12], 4)).expect("accepted");
+    while engine.kv_stats().misses == 0 || engine.kv_stats().running > 0 {
+        std::thread::yield_now();
+    }
+    let over = Instant::now();
+    let mut times = vec![submitted];
+    while let Some(event) = generation.next() {
+        // The last event comes after the counters.
+        if !matches!(event, Event::Finished(_)) {
+            times.push(generation.sent());
+        }
+    }
+    times.push(over);
+    assert!(times.len() > 6 && times.is_sorted(), "{times:?}");
 }
 
 #[test]

@@ -34,18 +34,18 @@ pub fn follow(
             None => progress.iter().for_each(Progress::refresh),
             Some(Event::Started(event)) => {
                 progress = Some(Progress::new("prompt", event.prompt_tokens as u64, Unit::Tokens));
-                summary.started(&event);
+                summary.started(&event, generation.sent());
             }
             Some(Event::Prefill(event)) => {
                 progress.iter().for_each(|bar| bar.set(event.done as u64));
                 if event.done == event.total {
                     progress = None;
-                    summary.prefilled();
+                    summary.prefilled(generation.sent());
                 }
             }
             Some(Event::Token(token)) => {
                 progress = None;
-                if summary.token() {
+                if summary.token(generation.sent()) {
                     at_first_token();
                 }
                 answer.push(token.id)?;

@@ -54,22 +54,21 @@ impl Summary {
         Summary { asked, context, started: None, prefilled: None, first_token: None, last_token: None, tokens: 0 }
     }
 
-    /// The engine began to compute.
-    pub fn started(&mut self, event: &Started) {
-        self.started = Some((event.clone(), Instant::now()));
+    /// The engine began to compute. `at`, here and below: when it said so, which may be long before anybody heard it.
+    pub fn started(&mut self, event: &Started, at: Instant) {
+        self.started = Some((event.clone(), at));
     }
 
     /// The prompt is computed.
-    pub fn prefilled(&mut self) {
-        self.prefilled = Some(Instant::now());
+    pub fn prefilled(&mut self, at: Instant) {
+        self.prefilled = Some(at);
     }
 
     /// A token came. Whether it is the first.
-    pub fn token(&mut self) -> bool {
-        let now = Instant::now();
+    pub fn token(&mut self, at: Instant) -> bool {
         let is_first = self.first_token.is_none();
-        self.first_token.get_or_insert(now);
-        self.last_token = Some(now);
+        self.first_token.get_or_insert(at);
+        self.last_token = Some(at);
         self.tokens += 1;
         is_first
     }

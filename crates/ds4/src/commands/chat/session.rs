@@ -317,7 +317,7 @@ fn take_last_tokens(generation: &mut Generation, answer: &mut Answer, summary: &
     loop {
         match generation.next_timeout(patience.saturating_duration_since(Instant::now())) {
             Some(Event::Token(token)) if !answer.is_complete() => {
-                summary.token();
+                summary.token(generation.sent());
                 answer.push(token.id)?;
             }
             Some(Event::Finished(_)) | None => return Ok(()),
