@@ -72,7 +72,12 @@ impl ProfileOptions {
                         "--keep" => self.keep = Some(PathBuf::from(&value)),
                         "--layers" => self.layers = Some(number(&value)?),
                         "--context" => self.contexts = list()?,
-                        "--batch" => self.batches = list()?,
+                        "--batch" => {
+                            self.batches = list()?;
+                            if self.batches.contains(&0) {
+                                return Err("--batch: a step needs at least one sequence".to_owned());
+                            }
+                        }
                         "--chunk" => self.chunk = number(&value)?.max(1),
                         "--steps" => self.steps = number(&value)?.max(1),
                         _ => return Err(format!("{arg} is unknown")),
@@ -110,6 +115,7 @@ mod tests {
             ("--chunk x", "no number"),
             ("--shape x", "no shape"),
             ("--steps", "lacks a value"),
+            ("--batch 1,0", "at least one sequence"),
             ("--fast 1", "unknown"),
         ] {
             let error = read(text).expect_err(text);

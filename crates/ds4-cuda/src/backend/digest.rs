@@ -1,12 +1,13 @@
 //! Digests of logits: what sampling needs of them, computed where they are.
 
 use std::ops::Range;
+use std::sync::Arc;
 
 use bytemuck::{Pod, Zeroable};
 use ds4_model::logits::{BLOCK, Digest, DigestRequest, MOST_BANNED, MOST_CANDIDATES, Softmax};
 
 use super::executor::Executor;
-use crate::device::{DeviceError, Memory};
+use crate::device::{Device, DeviceError, Memory};
 use crate::params;
 
 /// Parts of a row that are searched by blocks of their own.
@@ -50,7 +51,7 @@ pub(super) struct DigestSpace {
 }
 
 impl DigestSpace {
-    pub(super) fn new(device: &std::sync::Arc<dyn crate::device::Device>) -> Result<Self, DeviceError> {
+    pub(super) fn new(device: &Arc<dyn Device>) -> Result<Self, DeviceError> {
         Ok(Self { requests: Memory::new(device, 0)?, answers: Memory::new(device, 0)? })
     }
 }

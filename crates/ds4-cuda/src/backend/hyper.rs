@@ -23,14 +23,19 @@ pub(super) enum Merged {
 impl Executor {
     /// Mixes the streams before a sublayer, after merging the output of the sublayer before.
     pub(super) fn hyper_mix(&self, layer: usize, sublayer: Sublayer, merged: Merged) -> Result<(), DeviceError> {
-        let tensors = &self.tensors.layers[layer];
-        let (connection, norm) = match sublayer {
-            Sublayer::Attention => (&tensors.hc_attn, tensors.attn_norm),
-            Sublayer::Experts => (&tensors.hc_ffn, tensors.ffn_norm),
-        };
+        let (connection, norm) = self.connection(layer, sublayer);
         let rows = self.batch.rows;
         self.project(Some(connection), merged, rows, 0)?;
         self.finish(connection, norm, rows, 0, &self.work.input)
+    }
+
+    /// The hyper-connection before a sublayer, and the sublayer's norm.
+    fn connection(&self, layer: usize, sublayer: Sublayer) -> (&DeviceHyper, u64) {
+        let tensors = &self.tensors.layers[layer];
+        match sublayer {
+            Sublayer::Attention => (&tensors.hc_attn, tensors.attn_norm),
+            Sublayer::Experts => (&tensors.hc_ffn, tensors.ffn_norm),
+        }
     }
 
     /// As [`hyper_mix`](Self::hyper_mix), but for the sublayer's input, which the products make that take it.
@@ -40,11 +45,7 @@ impl Executor {
         sublayer: Sublayer,
         merged: Merged,
     ) -> Result<params::HyperFinish, DeviceError> {
-        let tensors = &self.tensors.layers[layer];
-        let (connection, norm) = match sublayer {
-            Sublayer::Attention => (&tensors.hc_attn, tensors.attn_norm),
-            Sublayer::Experts => (&tensors.hc_ffn, tensors.ffn_norm),
-        };
+        let (connection, norm) = self.connection(layer, sublayer);
         self.project(Some(connection), merged, 1, 0)?;
         Ok(self.finish_params(connection, norm, 0, &self.work.input))
     }

@@ -91,7 +91,6 @@ DS4_KERNEL_EARLY(hc_project, 256, 2, HyperProjectParams) {
 /// grid: (rows, blocks that share the columns of the sublayer's input, and one more for the weights of the merge, which the head does
 /// not have). 256 threads.
 DS4_KERNEL(hc_finish, 256, 4, HyperFinishParams) {
-    constexpr u32 kParts = 7;
     __shared__ float part[kParts * kSums], mix[kSums];
     u32 row = blockIdx.x, t = threadIdx.x, column_blocks = gridDim.y - (p.head ? 0 : 1);
     bool is_merge = blockIdx.y == column_blocks;
@@ -106,19 +105,8 @@ DS4_KERNEL(hc_finish, 256, 4, HyperFinishParams) {
         for (int k = 0; k < kStreams; k++) next[k] = streams[k * p.n_embd + i];
     };
     fetch(blockIdx.y * 256 + t);
-    const float *sums = ptr<const float>(p.sums) + u64(row) * p.slices * kSums;
-    if (t < kParts * kSums) {
-        float sum = 0.0f;
-#pragma unroll 5
-        for (u32 s = t / kSums; s < p.slices; s += kParts) sum += sums[s * kSums + t % kSums];
-        part[t] = sum;
-    }
-    sync_block();
-    if (t < kSums) {
-        float sum = part[t];
-        for (u32 i = 1; i < kParts; i++) sum += part[i * kSums + t];
-        mix[t] = sum;
-    }
+    add_parts(ptr<const float>(p.sums) + u64(row) * p.slices * kSums, p.slices, part);
+    if (t < kSums) add_mix(part, mix, t);
     sync_block();
     float factor = mix_factor(p, mix);
     if (is_merge) {

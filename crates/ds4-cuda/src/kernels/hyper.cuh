@@ -11,6 +11,8 @@ constexpr int kSums = 36;
 constexpr int kSquares = 24;
 constexpr int kPairs = 25;
 constexpr int kOwn = 32;
+/// A row's slices are added in so many parts, each in order, then the parts.
+constexpr u32 kParts = 7;
 
 struct HyperProjectParams {
     u64 streams, output, post, comb, project, sums, row_list;
@@ -26,6 +28,26 @@ struct HyperFinishParams {
     float eps, hc_eps;
     u32 integers, halves;
 };
+
+/// The parts of a row's sums, for the block. At least 252 threads.
+DS4_DEVICE void add_parts(const float *sums, u32 slices, float *part) {
+    u32 t = threadIdx.x;
+    if (t < kParts * kSums) {
+        float sum = 0.0f;
+#pragma unroll 10
+        for (u32 s = t / kSums; s < slices; s += kParts) sum += sums[s * kSums + t % kSums];
+        part[t] = sum;
+    }
+    sync_block();
+}
+
+/// Sum number `i` of the row.
+DS4_DEVICE void add_mix(const float *part, float *mix, u32 i) {
+    float sum = part[i];
+#pragma unroll
+    for (u32 k = 1; k < kParts; k++) sum += part[k * kSums + i];
+    mix[i] = sum;
+}
 
 /// Makes `c` nearly doubly stochastic: row softmax, then alternating normalizations that end on columns. One thread: passing elements
 /// among lanes takes longer than computing.

@@ -144,7 +144,6 @@ DS4_KERNEL_EARLY(hc_project_large, 256, 3, HyperProjectParams) {
 /// The weights of a row's mixing and of the merge after the sublayer. The former and the norm stay for `hc_input_large` in place of the
 /// row's first sums. grid: rows; a warp.
 DS4_KERNEL(hc_weights, 32, 16, HyperFinishParams) {
-    constexpr u32 kParts = 7;
     __shared__ float mix[kSums];
     u32 lane = threadIdx.x, row = blockIdx.x;
     float *sums = ptr<float>(p.sums) + u64(row) * p.slices * kSums;

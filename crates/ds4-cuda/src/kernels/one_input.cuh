@@ -97,30 +97,6 @@ DS4_DEVICE void stage_normed(const OneInput &p, const Rows &to, float *scratch) 
     }
 }
 
-/// Parts in which the slices of a sum are added, as in `hc_finish`.
-constexpr u32 kParts = 7;
-
-/// The sums of every seventh of a row's slices, for the block. At least 252 threads.
-DS4_DEVICE void add_parts(const HyperFinishParams &p, float *part) {
-    u32 t = threadIdx.x;
-    const float *sums = ptr<const float>(p.sums);
-    if (t < kParts * kSums) {
-        float sum = 0.0f;
-#pragma unroll 10
-        for (u32 s = t / kSums; s < p.slices; s += kParts) sum += sums[s * kSums + t % kSums];
-        part[t] = sum;
-    }
-    sync_block();
-}
-
-/// Sum number `i` of the row.
-DS4_DEVICE void add_mix(const float *part, float *mix, u32 i) {
-    float sum = part[i];
-#pragma unroll
-    for (u32 k = 1; k < kParts; k++) sum += part[k * kSums + i];
-    mix[i] = sum;
-}
-
 /// Eight neighbouring floats, aligned.
 DS4_DEVICE void load_aligned(const float *from, float (&v)[8]) {
     float4 a = load<float4>(from), b = load<float4>(from + 4);
@@ -140,7 +116,7 @@ DS4_DEVICE void stage_streamed(const OneInput &p, const Rows &to, float (&part)[
         for (int k = 0; k < kStreams; k++) load_aligned(streams + k * h.n_embd + i, stream[k]);
     };
     fetch(t * 8);
-    add_parts(h, part);
+    add_parts(ptr<const float>(h.sums), h.slices, part);
     // One warp: every instruction of all of them would take the time of four.
     if (t < 32) {
         add_mix(part, mix, t);
