@@ -1,6 +1,8 @@
 //! Products of stored weights with int8 activations.
 
 use super::activation::{GROUP, QuantizedRows};
+#[cfg(target_arch = "x86_64")]
+use super::direct;
 use super::format;
 #[cfg(any(target_arch = "x86_64", target_arch = "aarch64"))]
 use super::gemv;
@@ -69,6 +71,10 @@ pub fn matmul_i8(
         return;
     }
     assert_eq!(w.cols(), x.cols(), "weights and activations differ in length");
+    #[cfg(target_arch = "x86_64")]
+    if direct::multiply(isa, w, out_rows.clone(), x, (rows, n), y) {
+        return;
+    }
     #[cfg(any(target_arch = "x86_64", target_arch = "aarch64"))]
     if gemv::multiply(isa, w, out_rows.clone(), x, (rows, n), y) {
         return;

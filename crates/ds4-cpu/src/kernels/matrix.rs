@@ -103,6 +103,12 @@ impl<'a> Matrix<'a> {
         self.row_bytes
     }
 
+    /// The bytes of all rows, one after the other.
+    #[cfg(target_arch = "x86_64")]
+    pub(crate) fn bytes(&self) -> &'a [u8] {
+        self.data
+    }
+
     /// The bytes of row `row`.
     ///
     /// # Panics

@@ -18,6 +18,8 @@
 
 mod activation;
 mod aligned;
+#[cfg(target_arch = "x86_64")]
+mod direct;
 mod float_micro;
 mod format;
 #[cfg(any(target_arch = "x86_64", target_arch = "aarch64"))]

@@ -26,7 +26,7 @@ pub(super) fn kernel(ty: TensorType) -> Option<Kernel> {
         TensorType::Q4_K => (q4_k, finish::<true>),
         _ => return None,
     };
-    Some(Kernel { arrange: |q, to| to.copy_from_slice(q), row, finish })
+    Some(Kernel::apart(|q, to| to.copy_from_slice(q), row, finish))
 }
 
 /// Sums of eight lanes each become the lanes of one register.
@@ -81,7 +81,7 @@ fn dot(magnitudes: __m256i, x: __m256i) -> __m256i {
     _mm256_madd_epi16(_mm256_maddubs_epi16(magnitudes, x), _mm256_set1_epi16(1))
 }
 
-/// See [`super::Kernel::row`].
+/// See [`super::Passes::Apart`].
 #[target_feature(enable = "avx2,fma,f16c,bmi2")]
 unsafe fn q8_0(weights: &[u8], x: QuantizedRow<'_>, row: usize, partial: &mut Partial) {
     const BYTES: usize = 34;
@@ -100,7 +100,7 @@ unsafe fn q8_0(weights: &[u8], x: QuantizedRow<'_>, row: usize, partial: &mut Pa
     }
 }
 
-/// See [`super::Kernel::row`].
+/// See [`super::Passes::Apart`].
 #[target_feature(enable = "avx2,fma,f16c,bmi2")]
 unsafe fn mxfp4(weights: &[u8], x: QuantizedRow<'_>, row: usize, partial: &mut Partial) {
     const BYTES: usize = mxfp4::BLOCK_BYTES;
@@ -123,7 +123,7 @@ unsafe fn mxfp4(weights: &[u8], x: QuantizedRow<'_>, row: usize, partial: &mut P
     }
 }
 
-/// See [`super::Kernel::row`].
+/// See [`super::Passes::Apart`].
 #[target_feature(enable = "avx2,fma,f16c,bmi2")]
 unsafe fn iq2_xxs(weights: &[u8], x: QuantizedRow<'_>, row: usize, partial: &mut Partial) {
     const BYTES: usize = iq2_xxs::BLOCK_BYTES;
@@ -145,7 +145,7 @@ unsafe fn iq2_xxs(weights: &[u8], x: QuantizedRow<'_>, row: usize, partial: &mut
     }
 }
 
-/// See [`super::Kernel::row`].
+/// See [`super::Passes::Apart`].
 #[target_feature(enable = "avx2,fma,f16c,bmi2")]
 unsafe fn q2_k(weights: &[u8], x: QuantizedRow<'_>, row: usize, partial: &mut Partial) {
     const BYTES: usize = 84;
@@ -183,7 +183,7 @@ unsafe fn q2_k(weights: &[u8], x: QuantizedRow<'_>, row: usize, partial: &mut Pa
     }
 }
 
-/// See [`super::Kernel::row`].
+/// See [`super::Passes::Apart`].
 #[target_feature(enable = "avx2,fma,f16c,bmi2")]
 unsafe fn q4_k(weights: &[u8], x: QuantizedRow<'_>, row: usize, partial: &mut Partial) {
     const BYTES: usize = q4_k::BLOCK_BYTES;
@@ -237,7 +237,7 @@ fn turned(sums: &[[i32; GROUPS]], first: usize) -> [__m256i; EIGHT] {
     groups
 }
 
-/// See [`super::Kernel::finish`].
+/// See [`super::Passes::Apart`].
 #[target_feature(enable = "avx2,fma,f16c,bmi2")]
 unsafe fn finish<const MINIMA: bool>(partial: &Partial, d_x: &[f32], acc: &mut [f32; ROWS]) {
     assert!(d_x.len() <= GROUPS);

@@ -10,8 +10,7 @@ use super::super::format::iq2_xxs::{
     BIAS,
     vbmi::{Decoder, bytes_by, eighths},
 };
-use super::super::prefetch::prefetch;
-use super::PREFETCH;
+use super::Ahead;
 use super::partial::{GROUPS, Partial, ROWS, floats, half_at, turned};
 use std::arch::x86_64::*;
 
@@ -23,11 +22,18 @@ const BLOCK: usize = 256;
 /// Octets of elements per block.
 const OCTETS: usize = BLOCK / 8;
 
-/// See [`super::Kernel`]: of two blocks the first elements of all octets, then the second ones, and so on; of an odd last
-/// block likewise.
+/// Where group `i` of two blocks goes: those of the first block to the even places, those of the second to the odd ones.
+const fn place(i: usize) -> usize {
+    i % 8 * 2 + i / 8
+}
+
+/// See [`super::Kernel`]: of two blocks the first elements of all octets, then the second ones, and so on, the groups of both in
+/// turn; of an odd last block likewise, its groups in order.
 pub(super) fn arrange(q: &[i8], to: &mut [i8]) {
     for (q, to) in q.chunks(2 * BLOCK).zip(to.chunks_mut(2 * BLOCK)) {
+        let two = q.len() == 2 * BLOCK;
         for (octet, q) in q.as_chunks::<8>().0.iter().enumerate() {
+            let octet = if two { place(octet / 4) * 4 + octet % 4 } else { octet };
             for (element, q) in q.iter().enumerate() {
                 to[element * (to.len() / 8) + octet] = *q;
             }
@@ -35,37 +41,75 @@ pub(super) fn arrange(q: &[i8], to: &mut [i8]) {
     }
 }
 
-/// Which byte of the groups of two blocks (the second from 64 on) is the index of octet `i`.
-static INDICES: [u8; 64] = bytes_by!(i => i / 32 * 64 + i % 32 / 4 * 8 + i % 4);
+/// See [`super::Kernel`]: an i32 per group, what the bias of the values adds to its sum, negated; in the order of the codes.
+pub(super) fn arrange_sums(sums: &[i16], to: &mut [i16]) {
+    let to: &mut [i32] = bytemuck::cast_slice_mut(to);
+    for (sums, to) in sums.chunks(32).zip(to.chunks_mut(16)) {
+        let two = to.len() == 16;
+        for (i, &[first, second]) in sums.as_chunks::<2>().0.iter().enumerate() {
+            to[if two { place(i) } else { i }] = -BIAS * (i32::from(first) + i32::from(second));
+        }
+    }
+}
 
-/// See [`super::Kernel`]. Leaves 16 times the sum of every group plus its 4-bit scale, and the scale of every block.
+/// Which byte of the groups of a block is the index of octet `i`.
+static INDICES: [u8; 64] = bytes_by!(i => i % 32 / 4 * 8 + i % 4);
+
+/// Bytes of weights that are asked for per pair of blocks by the first pass, and per pair of blocks of sixteen rows by the second:
+/// each its part of the time that both take, together what they read.
+const FIRST: usize = 106;
+const SECOND: usize = ROWS * (2 * BLOCK_BYTES - FIRST);
+
+/// See [`super::Passes::Together`].
 ///
 /// # Safety
-/// As for [`super::Kernel::row`].
+/// As there.
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512vnni,avx512vbmi,avx512vbmi2,gfni")]
-pub(super) unsafe fn row(weights: &[u8], x: QuantizedRow<'_>, row: usize, partial: &mut Partial) {
+pub(super) unsafe fn sixteen(
+    weights: &[&[u8]],
+    x: QuantizedRow<'_>,
+    mut ahead: Ahead,
+    partial: &mut Partial,
+    acc: &mut [f32; ROWS],
+) {
+    // SAFETY: the caller's promise.
+    unsafe {
+        first_pass(weights, x, &mut ahead, partial);
+        second_pass(partial, x.d, ahead, acc);
+    }
+}
+
+/// Leaves 16 times the sum of every group plus its 4-bit scale, and the scale of every block.
+///
+/// # Safety
+/// As for [`sixteen`].
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512vnni,avx512vbmi,avx512vbmi2,gfni")]
+unsafe fn first_pass(weights: &[&[u8]], x: QuantizedRow<'_>, ahead: &mut Ahead, partial: &mut Partial) {
     let groups = x.d.len();
     let blocks = groups / 8;
-    assert!(groups <= GROUPS && groups.is_multiple_of(8) && row < ROWS);
-    assert!(weights.len() == blocks * BLOCK_BYTES && x.q.len() == groups * GROUP && x.sums.len() == groups * 2);
+    assert!(groups <= GROUPS && groups.is_multiple_of(8) && weights.len() <= ROWS);
+    assert!(x.q.len() == groups * GROUP && x.sums.len() == groups * 2);
     let constants = Constants::load();
-    for block in (0..blocks).step_by(2) {
-        let at = weights[block * BLOCK_BYTES..].as_ptr();
-        prefetch(at.wrapping_add(PREFETCH), 2 * BLOCK_BYTES);
-        // SAFETY: block `block` of weights and activations exists, and the next one unless this is the last.
-        let sums = unsafe {
-            let (q, sums_x) = (x.q.as_ptr().add(block * BLOCK), x.sums.as_ptr().add(block * 16));
-            partial.d[block][row] = half_at(at);
-            if block + 1 < blocks {
-                let second = at.add(BLOCK_BYTES);
-                partial.d[block + 1][row] = half_at(second);
-                constants.sums::<2>([at.add(CODES), second.add(CODES)], q, sums_x)
-            } else {
-                constants.sums::<1>([at.add(CODES); 2], q, sums_x)
-            }
-        };
-        // SAFETY: `GROUPS` is a multiple of sixteen, so there is room for two blocks; the store needs no alignment.
-        unsafe { _mm512_storeu_si512(partial.sums[row].as_mut_ptr().add(8 * block).cast(), sums) };
+    for (row, &weights) in weights.iter().enumerate() {
+        assert!(weights.len() == blocks * BLOCK_BYTES);
+        for block in (0..blocks).step_by(2) {
+            let at = weights[block * BLOCK_BYTES..].as_ptr();
+            ahead.ask(FIRST);
+            // SAFETY: block `block` of weights and activations exists, and the next one unless this is the last.
+            let sums = unsafe {
+                let q = x.q.as_ptr().add(block * BLOCK);
+                let corrections = x.sums.as_ptr().add(block * 16).cast();
+                partial.d[block][row] = half_at(at);
+                if block + 1 < blocks {
+                    partial.d[block + 1][row] = half_at(at.add(BLOCK_BYTES));
+                    constants.two(at.add(CODES), q, corrections)
+                } else {
+                    constants.one(at.add(CODES), q, corrections)
+                }
+            };
+            // SAFETY: `GROUPS` is a multiple of sixteen, so there is room for two blocks; the store needs no alignment.
+            unsafe { _mm512_storeu_si512(partial.sums[row].as_mut_ptr().add(8 * block).cast(), sums) };
+        }
     }
 }
 
@@ -84,27 +128,63 @@ impl Constants {
         Constants { decoder: Decoder::load(BIAS as u8), indices }
     }
 
-    /// Of the groups of `BLOCKS` blocks, one or two, in turn: 16 times the sum plus the scale.
+    /// Of the groups of two blocks in turn: 16 times the sum plus the scale.
     ///
     /// # Safety
-    /// `groups` have the 64 bytes of a block's groups, `x` the 256 activations of each of the blocks, `sums` their 16 sums.
+    /// `groups` are those of the first block, and the second block follows it; there are 512 activations and 16 corrections.
     #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512vnni,avx512vbmi,avx512vbmi2,gfni")]
     #[inline]
-    unsafe fn sums<const BLOCKS: usize>(&self, groups: [*const u8; 2], x: *const i8, sums: *const i16) -> __m512i {
-        // SAFETY: the caller's promise; the loads need no alignment.
-        let groups = unsafe { [_mm512_loadu_si512(groups[0].cast()), _mm512_loadu_si512(groups[1].cast())] };
-        let index = _mm512_permutex2var_epi8(groups[0], self.indices, groups[1]);
-        let odd = _mm512_setr_epi32(1, 3, 5, 7, 9, 11, 13, 15, 17, 19, 21, 23, 25, 27, 29, 31);
-        let words = _mm512_permutex2var_epi32(groups[0], odd, groups[1]);
-        let values = self.decoder.values(index, self.decoder.signs(words));
-        // Octets without a block have no activations, and no sums of them.
-        let octets: __mmask64 = if BLOCKS == 2 { !0 } else { (1 << OCTETS) - 1 };
+    unsafe fn two(&self, groups: *const u8, x: *const i8, corrections: *const i32) -> __m512i {
+        const ODD: __mmask16 = 0xaaaa;
+        // A group has a word of indices and one of signs. Loaded a word to the side, those of the second block come to lie between
+        // those of the first, which costs no permutation.
+        // SAFETY: the caller's promise: what is loaded lies in these blocks; no load needs alignment.
+        unsafe {
+            let second = groups.add(BLOCK_BYTES);
+            let indices = _mm512_mask_loadu_epi32(_mm512_loadu_si512(groups.cast()), ODD, second.sub(4).cast());
+            let words = _mm512_mask_loadu_epi32(_mm512_loadu_si512(groups.add(4).cast()), ODD, second.cast());
+            self.sums::<2>(indices, words, x, corrections)
+        }
+    }
+
+    /// As [`two`](Self::two), of one block.
+    ///
+    /// # Safety
+    /// There are the 64 bytes of the groups of a block, 256 activations and 8 corrections.
+    #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512vnni,avx512vbmi,avx512vbmi2,gfni")]
+    #[inline]
+    unsafe fn one(&self, groups: *const u8, x: *const i8, corrections: *const i32) -> __m512i {
+        let odd = _mm512_setr_epi32(1, 3, 5, 7, 9, 11, 13, 15, 1, 3, 5, 7, 9, 11, 13, 15);
         // SAFETY: the caller's promise; the load needs no alignment.
-        let sums_x = unsafe { _mm512_maskz_loadu_epi16(octets as u32, sums) };
-        // What the bias of the values adds goes first. Then one element of all octets at a time: four octets are a group,
-        // and a lane.
-        let correction = _mm512_madd_epi16(sums_x, _mm512_set1_epi16(-BIAS as i16));
-        let mut sums = [correction, _mm512_setzero_si512()];
+        unsafe {
+            let groups = _mm512_loadu_si512(groups.cast());
+            let (indices, words) =
+                (_mm512_permutexvar_epi8(self.indices, groups), _mm512_permutexvar_epi32(odd, groups));
+            self.sums::<1>(indices, words, x, corrections)
+        }
+    }
+
+    /// The same for the groups of `BLOCKS` blocks, given the words with their indices and those with signs and scales.
+    ///
+    /// # Safety
+    /// `x` has the 256 activations of each of the blocks, `corrections` the 8 of each.
+    #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512vnni,avx512vbmi,avx512vbmi2,gfni")]
+    #[inline]
+    unsafe fn sums<const BLOCKS: usize>(
+        &self,
+        indices: __m512i,
+        words: __m512i,
+        x: *const i8,
+        corrections: *const i32,
+    ) -> __m512i {
+        let values = self.decoder.values(indices, self.decoder.signs(words));
+        // Octets without a block have no activations, and no corrections.
+        let octets: __mmask64 = if BLOCKS == 2 { !0 } else { (1 << OCTETS) - 1 };
+        let groups: __mmask16 = if BLOCKS == 2 { !0 } else { 0xff };
+        // SAFETY: the caller's promise; the load needs no alignment.
+        let corrections = unsafe { _mm512_maskz_loadu_epi32(groups, corrections) };
+        // One element of all octets at a time: four octets are a group, and a lane.
+        let mut sums = [corrections, _mm512_setzero_si512()];
         for element in 0..8 {
             // SAFETY: the caller's promise; the load needs no alignment.
             let x = unsafe { _mm512_maskz_loadu_epi8(octets, x.add(element * OCTETS * BLOCKS)) };
@@ -115,21 +195,24 @@ impl Constants {
     }
 }
 
-/// See [`super::Kernel`].
+/// Continues the accumulators of the rows with the groups whose activation scales are given.
 ///
 /// # Safety
-/// As for [`super::Kernel::finish`].
+/// As for [`sixteen`].
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512vnni")]
-pub(super) unsafe fn finish(partial: &Partial, d_x: &[f32], acc: &mut [f32; ROWS]) {
+unsafe fn second_pass(partial: &Partial, d_x: &[f32], mut ahead: Ahead, acc: &mut [f32; ROWS]) {
     let eighths = eighths();
     // SAFETY: sixteen floats; the load needs no alignment.
     let mut total = unsafe { _mm512_loadu_ps(acc.as_ptr()) };
     for (part, d_x) in d_x.chunks(16).enumerate() {
+        ahead.ask(SECOND);
         let sums = turned(&partial.sums, part);
+        // As `place` says.
+        let two = d_x.len() == 16;
         for (half, d_x) in d_x.as_chunks::<8>().0.iter().enumerate() {
             let d = floats(&partial.d[2 * part + half]);
             for (k, d_x) in d_x.iter().enumerate() {
-                let packed = sums[8 * half + k];
+                let packed = sums[if two { place(8 * half + k) } else { k }];
                 // d (2 s + 1) / 8, the lowest four bits choosing; only the product with the activations' scale is rounded.
                 let scale = _mm512_mul_ps(d, _mm512_permutexvar_ps(packed, eighths));
                 let scale = _mm512_mul_ps(scale, _mm512_set1_ps(*d_x));

@@ -31,6 +31,8 @@ use super::aligned::AlignedVec;
 use super::isa::{Isa, Kind};
 use super::matrix::{Matrix, Rows};
 use super::out::OutCols;
+#[cfg(target_arch = "x86_64")]
+use super::prefetch::prefetch_near;
 use ds4_gguf::TensorType;
 use partial::{GROUPS, Partial, ROWS};
 use std::cell::RefCell;
@@ -41,28 +43,77 @@ use std::ops::Range;
 /// with half the distance, and 11 (less than without) when into the L1 cache.
 const PREFETCH: usize = 8192;
 
-/// See [`Kernel::row`].
+/// See [`Passes::Apart`].
 type Row = unsafe fn(&[u8], QuantizedRow<'_>, usize, &mut Partial);
-/// See [`Kernel::finish`].
+/// See [`Passes::Apart`].
 type Finish = unsafe fn(&Partial, &[f32], &mut [f32; ROWS]);
+
+/// See [`Kernel::arrange_sums`].
+type ArrangeSums = fn(&[i16], &mut [i16]);
+/// See [`Passes::Together`].
+type Together = unsafe fn(&[&[u8]], QuantizedRow<'_>, Ahead, &mut Partial, &mut [f32; ROWS]);
 
 /// How a format is computed.
 #[derive(Clone, Copy)]
 struct Kernel {
     /// Puts the activations' codes, of the same length, into the order in which the first pass reads them.
     arrange: fn(&[i8], &mut [i8]),
-    /// First pass: the groups of one weight row, given its bytes, its arranged activations and its place in the
-    /// partial results.
+    /// Makes of the sums of activations what the first pass reads in their place, if anything else.
+    arrange_sums: Option<ArrangeSums>,
+    passes: Passes,
+}
+
+/// The passes over sixteen weight rows.
+#[derive(Clone, Copy)]
+enum Passes {
+    Apart {
+        /// First pass: the groups of one weight row, given its bytes, its arranged activations and its place in the
+        /// partial results.
+        ///
+        /// # Safety
+        /// The processor has the instructions that [`kernel`] asks for; the bytes are those of the activations' number of
+        /// groups (whole blocks, at most [`GROUPS`] groups), the row is below [`ROWS`].
+        row: Row,
+        /// Second pass: continues the accumulators of the sixteen rows with the groups whose activation scales are given.
+        ///
+        /// # Safety
+        /// The processor has the instructions that [`kernel`] asks for; there are at most [`GROUPS`] groups.
+        finish: Finish,
+    },
+    /// Both, of at most [`ROWS`] weight rows.
     ///
     /// # Safety
-    /// The processor has the instructions that [`kernel`] asks for; the bytes are those of the activations' number of
-    /// groups (whole blocks, at most [`GROUPS`] groups), the row is below [`ROWS`].
-    row: Row,
-    /// Second pass: continues the accumulators of the sixteen rows with the groups whose activation scales are given.
-    ///
-    /// # Safety
-    /// The processor has the instructions that [`kernel`] asks for; there are at most [`GROUPS`] groups.
-    finish: Finish,
+    /// The processor has the instructions that [`kernel`] asks for; the bytes of every row are those of the activations' number of
+    /// groups (whole blocks, at most [`GROUPS`] groups).
+    #[cfg_attr(not(target_arch = "x86_64"), expect(dead_code))]
+    Together(Together),
+}
+
+impl Kernel {
+    fn apart(arrange: fn(&[i8], &mut [i8]), row: Row, finish: Finish) -> Kernel {
+        Kernel { arrange, arrange_sums: None, passes: Passes::Apart { row, finish } }
+    }
+}
+
+/// How far ahead [`Ahead`] begins: by as much as it falls behind in a first pass, and then some for the time that memory takes.
+const AHEAD: usize = 6144;
+
+/// Memory that will be needed soon. It is asked for at a steady pace, whatever the arithmetic is at: a pass that asks for nothing
+/// would leave the memory idle, and one that asks for everything would wait.
+#[derive(Clone, Copy)]
+struct Ahead {
+    #[cfg_attr(not(target_arch = "x86_64"), expect(dead_code))]
+    at: *const u8,
+}
+
+impl Ahead {
+    /// Asks for the next `bytes` bytes. They need not exist.
+    #[cfg(target_arch = "x86_64")]
+    #[inline(always)]
+    fn ask(&mut self, bytes: usize) {
+        prefetch_near(self.at, bytes);
+        self.at = self.at.wrapping_add(bytes);
+    }
 }
 
 /// What this processor has for weights of type `ty`.
@@ -82,12 +133,13 @@ fn kernel(isa: Isa, ty: TensorType) -> Option<Kernel> {
 #[cfg(target_arch = "x86_64")]
 fn avx512(ty: TensorType) -> Option<Kernel> {
     match ty {
-        TensorType::Q8_0 => Some(Kernel { arrange: q8_0::arrange, row: q8_0::row, finish: q8_0::finish }),
-        TensorType::Q4_K => Some(Kernel { arrange: q4_k::arrange, row: q4_k::row, finish: q4_k::finish }),
-        TensorType::MXFP4 => Some(Kernel { arrange: mxfp4::arrange, row: mxfp4::row, finish: mxfp4::finish }),
-        TensorType::Q2_K => Some(Kernel { arrange: q2_k::arrange, row: q2_k::row, finish: q2_k::finish }),
+        TensorType::Q8_0 => Some(Kernel::apart(q8_0::arrange, q8_0::row, q8_0::finish)),
+        TensorType::Q4_K => Some(Kernel::apart(q4_k::arrange, q4_k::row, q4_k::finish)),
+        TensorType::MXFP4 => Some(Kernel::apart(mxfp4::arrange, mxfp4::row, mxfp4::finish)),
+        TensorType::Q2_K => Some(Kernel::apart(q2_k::arrange, q2_k::row, q2_k::finish)),
         TensorType::IQ2_XXS if super::format::iq2_xxs::vbmi::is_offered() => {
-            Some(Kernel { arrange: iq2_xxs::arrange, row: iq2_xxs::row, finish: iq2_xxs::finish })
+            let passes = Passes::Together(iq2_xxs::sixteen);
+            Some(Kernel { arrange: iq2_xxs::arrange, arrange_sums: Some(iq2_xxs::arrange_sums), passes })
         }
         // IQ2_XXS on processors without byte permutations (Skylake, Cascade Lake).
         _ => avx2::kernel(ty),
@@ -113,12 +165,15 @@ struct Scratch {
     partial: Box<Partial>,
     /// The arranged codes of the activation rows.
     arranged: [AlignedVec<i8>; MOST],
+    /// And what takes the place of their sums.
+    sums: [AlignedVec<i16>; MOST],
 }
 
 thread_local! {
     static SCRATCH: RefCell<Scratch> = RefCell::new(Scratch {
         partial: Box::new(Partial::new()),
         arranged: std::array::from_fn(|_| AlignedVec::new()),
+        sums: std::array::from_fn(|_| AlignedVec::new()),
     });
 }
 
@@ -137,13 +192,19 @@ pub(super) fn multiply(
 ) -> bool {
     let Some(kernel) = kernel(isa, w.ty()).filter(|_| is_quicker(isa, w, n)) else { return false };
     assert!(x.cols() == w.cols() && out_rows.end <= w.rows() && out_rows.len() == y.cols());
-    SCRATCH.with_borrow_mut(|Scratch { partial, arranged }| {
+    SCRATCH.with_borrow_mut(|Scratch { partial, arranged, sums }| {
         let mut operands = [QuantizedRow::default(); MOST];
-        for (i, (operand, arranged)) in operands.iter_mut().zip(arranged).enumerate().take(n) {
+        let places = operands.iter_mut().zip(arranged.iter_mut().zip(sums));
+        for (i, (operand, (arranged, sums))) in places.enumerate().take(n) {
             let x = x.row(rows.get(i).0);
             arranged.resize(w.cols());
             (kernel.arrange)(x.q, arranged.as_mut_slice());
             *operand = QuantizedRow { q: arranged.as_slice(), ..x };
+            if let Some(arrange) = kernel.arrange_sums {
+                sums.resize(x.sums.len());
+                arrange(x.sums, sums.as_mut_slice());
+                operand.sums = sums.as_slice();
+            }
         }
         for first in (0..out_rows.len()).step_by(ROWS) {
             let end = out_rows.len().min(first + ROWS);
@@ -174,13 +235,26 @@ fn sixteen(
         let bytes = bytes_to(first)..bytes_to(first + groups);
         for (x, acc) in x.iter().zip(&mut *acc) {
             let x = x.slice(first, groups);
-            for (i, row) in rows.clone().enumerate() {
-                // SAFETY: `kernel` found the instructions; the bytes are those of `groups` groups, which are whole blocks
-                // since `GROUPS` is, and at most `GROUPS`; `i` is below `ROWS`.
-                unsafe { (kernel.row)(&w.row(row)[bytes.clone()], x, i, partial) };
+            match kernel.passes {
+                Passes::Apart { row: pass, finish } => {
+                    for (i, row) in rows.clone().enumerate() {
+                        // SAFETY: `kernel` found the instructions; the bytes are those of `groups` groups, which are whole blocks
+                        // since `GROUPS` is, and at most `GROUPS`; `i` is below `ROWS`.
+                        unsafe { pass(&w.row(row)[bytes.clone()], x, i, partial) };
+                    }
+                    // SAFETY: as above. The places of rows beyond the last hold old numbers, whose results nobody reads.
+                    unsafe { finish(partial, x.d, acc) };
+                }
+                Passes::Together(pass) => {
+                    let mut weights = [&[][..]; ROWS];
+                    for (weights, row) in weights.iter_mut().zip(rows.clone()) {
+                        *weights = &w.row(row)[bytes.clone()];
+                    }
+                    let ahead = Ahead { at: weights[0].as_ptr().wrapping_add(AHEAD) };
+                    // SAFETY: as above.
+                    unsafe { pass(&weights[..rows.len()], x, ahead, partial, acc) };
+                }
             }
-            // SAFETY: as above. The places of rows beyond the last hold old numbers, whose results nobody reads.
-            unsafe { (kernel.finish)(partial, x.d, acc) };
         }
     }
 }

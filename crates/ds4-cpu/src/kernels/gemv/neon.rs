@@ -27,7 +27,7 @@ pub(super) fn kernel(ty: TensorType) -> Option<Kernel> {
         TensorType::Q4_K => (q4_k, finish::<true>),
         _ => return None,
     };
-    Some(Kernel { arrange: |q, to| to.copy_from_slice(q), row, finish })
+    Some(Kernel::apart(|q, to| to.copy_from_slice(q), row, finish))
 }
 
 /// `sum[i]` += dot product of the four numbers in lanes `i` of `w` and `x`. (The standard library's function of this name,
@@ -116,7 +116,7 @@ fn half(bytes: &[u8]) -> f32 {
     number
 }
 
-/// See [`super::Kernel::row`].
+/// See [`super::Passes::Apart`].
 #[target_feature(enable = "neon,dotprod")]
 unsafe fn q8_0(weights: &[u8], x: QuantizedRow<'_>, row: usize, partial: &mut Partial) {
     const BYTES: usize = 34;
@@ -134,7 +134,7 @@ unsafe fn q8_0(weights: &[u8], x: QuantizedRow<'_>, row: usize, partial: &mut Pa
     }
 }
 
-/// See [`super::Kernel::row`].
+/// See [`super::Passes::Apart`].
 #[target_feature(enable = "neon,dotprod")]
 unsafe fn mxfp4(weights: &[u8], x: QuantizedRow<'_>, row: usize, partial: &mut Partial) {
     /// Doubled values of the codes.
@@ -158,7 +158,7 @@ unsafe fn mxfp4(weights: &[u8], x: QuantizedRow<'_>, row: usize, partial: &mut P
     }
 }
 
-/// See [`super::Kernel::row`].
+/// See [`super::Passes::Apart`].
 #[target_feature(enable = "neon,dotprod")]
 unsafe fn iq2_xxs(weights: &[u8], x: QuantizedRow<'_>, row: usize, partial: &mut Partial) {
     const BYTES: usize = iq2_xxs::BLOCK_BYTES;
@@ -180,7 +180,7 @@ unsafe fn iq2_xxs(weights: &[u8], x: QuantizedRow<'_>, row: usize, partial: &mut
     }
 }
 
-/// See [`super::Kernel::row`].
+/// See [`super::Passes::Apart`].
 #[target_feature(enable = "neon,dotprod")]
 unsafe fn q2_k(weights: &[u8], x: QuantizedRow<'_>, row: usize, partial: &mut Partial) {
     const BYTES: usize = 84;
@@ -218,7 +218,7 @@ unsafe fn q2_k(weights: &[u8], x: QuantizedRow<'_>, row: usize, partial: &mut Pa
     }
 }
 
-/// See [`super::Kernel::row`].
+/// See [`super::Passes::Apart`].
 #[target_feature(enable = "neon,dotprod")]
 unsafe fn q4_k(weights: &[u8], x: QuantizedRow<'_>, row: usize, partial: &mut Partial) {
     const BYTES: usize = q4_k::BLOCK_BYTES;
@@ -267,7 +267,7 @@ fn turned(sums: &[[i32; GROUPS]], first: usize) -> [int32x4_t; FOUR] {
         .map(|group| vreinterpretq_s32_s64(group))
 }
 
-/// See [`super::Kernel::finish`].
+/// See [`super::Passes::Apart`].
 #[target_feature(enable = "neon,dotprod")]
 unsafe fn finish<const MINIMA: bool>(partial: &Partial, d_x: &[f32], acc: &mut [f32; ROWS]) {
     assert!(d_x.len() <= GROUPS);

@@ -31,7 +31,7 @@ pub(super) fn arrange(q: &[i8], to: &mut [i8]) {
 /// See [`super::Kernel`]. Leaves the sums of codes and of minima, and both scales of every block.
 ///
 /// # Safety
-/// As for [`super::Kernel::row`].
+/// As for [`super::Passes::Apart`].
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512vnni")]
 pub(super) unsafe fn row(weights: &[u8], x: QuantizedRow<'_>, row: usize, partial: &mut Partial) {
     let groups = x.d.len();
@@ -145,7 +145,7 @@ const fn places(plane: usize) -> [u8; 64] {
 /// See [`super::Kernel`].
 ///
 /// # Safety
-/// As for [`super::Kernel::finish`].
+/// As for [`super::Passes::Apart`].
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512vnni")]
 pub(super) unsafe fn finish(partial: &Partial, d_x: &[f32], acc: &mut [f32; ROWS]) {
     // SAFETY: sixteen floats; the load needs no alignment.

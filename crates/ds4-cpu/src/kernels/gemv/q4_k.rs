@@ -33,7 +33,7 @@ pub(super) fn arrange(q: &[i8], to: &mut [i8]) {
 /// scales of every block.
 ///
 /// # Safety
-/// As for [`super::Kernel::row`].
+/// As for [`super::Passes::Apart`].
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512vnni")]
 pub(super) unsafe fn row(weights: &[u8], x: QuantizedRow<'_>, row: usize, partial: &mut Partial) {
     let groups = x.d.len();
@@ -94,7 +94,7 @@ fn scales_and_minima(block: &[u8]) -> (u64, u64) {
 /// See [`super::Kernel`].
 ///
 /// # Safety
-/// As for [`super::Kernel::finish`].
+/// As for [`super::Passes::Apart`].
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512vnni")]
 pub(super) unsafe fn finish(partial: &Partial, d_x: &[f32], acc: &mut [f32; ROWS]) {
     let low_bits = _mm512_set1_epi32((1 << SCALE_BITS) - 1);

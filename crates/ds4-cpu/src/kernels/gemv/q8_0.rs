@@ -21,7 +21,7 @@ pub(super) fn arrange(q: &[i8], to: &mut [i8]) {
 /// See [`super::Kernel`]. Leaves the sums, and the scale of every group.
 ///
 /// # Safety
-/// As for [`super::Kernel::row`].
+/// As for [`super::Passes::Apart`].
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512vnni")]
 pub(super) unsafe fn row(weights: &[u8], x: QuantizedRow<'_>, row: usize, partial: &mut Partial) {
     let groups = x.d.len();
@@ -86,7 +86,7 @@ pub(super) unsafe fn row(weights: &[u8], x: QuantizedRow<'_>, row: usize, partia
 /// See [`super::Kernel`].
 ///
 /// # Safety
-/// As for [`super::Kernel::finish`].
+/// As for [`super::Passes::Apart`].
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512vnni")]
 pub(super) unsafe fn finish(partial: &Partial, d_x: &[f32], acc: &mut [f32; ROWS]) {
     // SAFETY: sixteen floats; the load needs no alignment.

@@ -141,6 +141,15 @@ pub(in super::super::super) struct Decoder {
     values: [__m512i; 4],
 }
 
+/// What stands for the values of 64 octets.
+#[derive(Clone, Copy)]
+struct Codes {
+    /// A byte of [`PACKED`] of each octet: the codes of its first four elements, and those of the others.
+    halves: [__m512i; 2],
+    /// The signs of each octet.
+    signs: __m512i,
+}
+
 impl Decoder {
     /// For values to which `bias`, at most [`BIAS`], is added.
     #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512vnni,avx512vbmi,gfni")]
@@ -169,20 +178,39 @@ impl Decoder {
     #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512vnni,avx512vbmi,gfni")]
     #[inline]
     pub fn values(&self, indices: __m512i, signs: __m512i) -> [__m512i; 8] {
-        let mut values = [_mm512_setzero_si512(); 8];
-        let upper = _mm512_movepi8_mask(indices);
+        self.values_of(self.codes(indices, signs))
+    }
+
+    /// The codes of 64 octets with these indices and signs.
+    #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512vnni,avx512vbmi,gfni")]
+    #[inline]
+    fn codes(&self, indices: __m512i, signs: __m512i) -> Codes {
+        // Six bits of an index choose a byte in a register, the other two the register. Intel's processors split a permutation of two
+        // registers in three operations; one that merges under a mask is one.
+        let bit7 = _mm512_movepi8_mask(indices);
+        let bit6 = _mm512_movepi8_mask(_mm512_add_epi8(indices, indices));
+        let both = bit6 & bit7;
+        let mut halves = [_mm512_setzero_si512(); 2];
         for half in 0..2 {
-            // Seven bits of an index choose a byte in a pair of registers, the eighth the pair.
             let grid = &self.grid[4 * half..];
-            let codes = _mm512_mask_blend_epi8(
-                upper,
-                _mm512_permutex2var_epi8(grid[0], indices, grid[1]),
-                _mm512_permutex2var_epi8(grid[2], indices, grid[3]),
-            );
-            let signs = if half == 0 { signs } else { _mm512_srli_epi16::<MOVE>(signs) };
+            let codes = _mm512_permutexvar_epi8(indices, grid[0]);
+            let codes = _mm512_mask_permutexvar_epi8(codes, bit6, indices, grid[1]);
+            let codes = _mm512_mask_permutexvar_epi8(codes, bit7, indices, grid[2]);
+            halves[half] = _mm512_mask_permutexvar_epi8(codes, both, indices, grid[3]);
+        }
+        Codes { halves, signs }
+    }
+
+    /// As [`values`](Self::values), of the octets with these codes.
+    #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512vnni,avx512vbmi,gfni")]
+    #[inline]
+    fn values_of(&self, codes: Codes) -> [__m512i; 8] {
+        let mut values = [_mm512_setzero_si512(); 8];
+        for half in 0..2 {
+            let signs = if half == 0 { codes.signs } else { _mm512_srli_epi16::<MOVE>(codes.signs) };
             for pair in 0..2 {
                 // Bits that come from the next byte are above the six that count.
-                let codes = if pair == 0 { codes } else { _mm512_srli_epi16::<MOVE>(codes) };
+                let codes = if pair == 0 { codes.halves[half] } else { _mm512_srli_epi16::<MOVE>(codes.halves[half]) };
                 // The signs where the mask has ones, else the codes.
                 let choice = _mm512_ternarylogic_epi32::<0xca>(_mm512_set1_epi8(3 << SIGNS[pair]), signs, codes);
                 for e in [2 * pair, 2 * pair + 1] {
