@@ -63,6 +63,9 @@ fn compile(nvcc: &Path, source: &Path, image: &Path) {
     let mut command = Command::new(nvcc);
     // Without contraction a formula has the same bits in every kernel.
     command.args(["-std=c++17", "-O3", "--fmad=false", "-lineinfo", "-fatbin", "-o"]).arg(image).arg(source);
+    if std::env::var_os("CARGO_FEATURE_TIMELINE").is_some() {
+        command.arg("-DDS4_TIMELINE");
+    }
     let chosen = std::env::var("DS4_CUDA_ARCHS").ok();
     let all: Vec<&str> = match &chosen {
         Some(list) => list.split([',', ' ']).filter(|arch| !arch.is_empty()).collect(),

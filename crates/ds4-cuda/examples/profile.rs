@@ -1,6 +1,7 @@
 //! Where the time goes on a GPU: speed of prefill and decoding of a model with random weights, and every kernel's share.
 //!
-//! `cargo run --release -p ds4-cuda --example profile -- OPTIONS`, where the options are those of [`ProfileOptions`].
+//! `cargo run --release -p ds4-cuda --example profile -- OPTIONS`, where the options are those of [`ProfileOptions`]. With
+//! `--features timeline` also when a decoding step's blocks came where, inside its graph.
 
 use std::sync::Arc;
 use std::time::Instant;
@@ -93,6 +94,10 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
                     table(&device)?;
                 }
             }
+            #[cfg(feature = "timeline")]
+            if batch == 1 {
+                timeline::print(&device.timeline()?);
+            }
             times.drain(..(times.len() / 4).min(4));
             times.sort_by(f64::total_cmp);
             let median = times[times.len() / 2];
@@ -120,4 +125,59 @@ fn table(device: &CudaDevice) -> Result<(), Box<dyn std::error::Error>> {
     }
     println!("    total {total:.3} ms");
     Ok(())
+}
+
+#[cfg(feature = "timeline")]
+mod timeline {
+    use std::collections::BTreeMap;
+
+    use ds4_cuda::device::timeline::Noted;
+
+    /// What launches of one kernel behind launches of one kernel have in common, summed: microseconds since the end of the launch ahead.
+    #[derive(Default)]
+    struct Sum {
+        first: usize,
+        count: f64,
+        took: f64,
+        /// Per mark: mean over the blocks that came there, first of them, last of them.
+        marks: [[f64; 4]; 8],
+    }
+
+    /// Prints, by kernel and number of blocks, how much longer each took than the launch ahead of it, and when its blocks came to their marks.
+    pub fn print(noted: &[Noted]) {
+        let end_of = |n: &Noted| n.blocks.iter().map(|b| b[7]).max().unwrap_or(0);
+        let mut sums: BTreeMap<(&str, &str, usize), Sum> = BTreeMap::new();
+        for (i, pair) in noted.windows(2).enumerate() {
+            let (ahead, n) = (end_of(&pair[0]), &pair[1]);
+            let since = |t: u64| (t as f64 - ahead as f64) / 1e3;
+            let sum =
+                sums.entry((pair[0].kernel, n.kernel, n.blocks.len())).or_insert(Sum { first: i, ..Sum::default() });
+            sum.count += 1.0;
+            sum.took += since(end_of(n));
+            for (mark, to) in sum.marks.iter_mut().enumerate() {
+                let came: Vec<f64> = n.blocks.iter().map(|b| b[mark]).filter(|&t| t != 0).map(since).collect();
+                if !came.is_empty() {
+                    to[0] += 1.0;
+                    to[1] += came.iter().sum::<f64>() / came.len() as f64;
+                    to[2] += came.iter().copied().fold(f64::INFINITY, f64::min);
+                    to[3] += came.iter().copied().fold(f64::NEG_INFINITY, f64::max);
+                }
+            }
+        }
+        let mut list: Vec<_> = sums.into_iter().collect();
+        list.sort_by_key(|(_, sum)| sum.first);
+        println!(
+            "microseconds since the end of the launch ahead; per mark mean [first..last] over blocks: start, inputs there, the kernel's own, end"
+        );
+        for ((_, kernel, blocks), sum) in list {
+            print!("{kernel:<22} {blocks:>4} blocks {:>4} x {:>6.2}:", sum.count, sum.took / sum.count);
+            for mark in sum.marks.iter().filter(|mark| mark[0] > 0.0) {
+                print!("  {:.1} [{:.1}..{:.1}]", mark[1] / mark[0], mark[2] / mark[0], mark[3] / mark[0]);
+            }
+            println!();
+        }
+        let all = noted.iter().flat_map(|n| &n.blocks);
+        let (first, last) = all.fold((u64::MAX, 0), |(first, last), b| (first.min(b[0]), last.max(b[7])));
+        println!("{} launches, {:.1} microseconds", noted.len(), last.saturating_sub(first) as f64 / 1e3);
+    }
 }

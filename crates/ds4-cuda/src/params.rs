@@ -115,8 +115,6 @@ params! {
         used: u32, limit: f32, halves: u32, pad: u32,
     }
     DownOne { routed: Weight, shared: Weight, x: Rows, ids: u64, y: u64, used: u32, pad: u32 }
-    QuadGateUp { product: ExpertOne, route: Route }
-    QuadDown { product: DownOne, n_expert: u32, pad: u32 }
     ExpertTile {
         w: [Weight; 2], y: [u64; 2], x: Rows, items: u64, item_count: u64, list: u64,
         y_stride: u32, units: u32, slots: u32, by_slot: u32,

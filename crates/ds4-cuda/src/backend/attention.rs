@@ -324,6 +324,7 @@ impl Executor {
     fn attends_raw(&self, layer: usize) -> bool {
         self.layout.format.exact == 0
             && matches!(self.layout.format.dim, 128 | 512)
+            && self.layout.format.kv_stride <= MOST_RAW_ROW
             && self.chunks_of(layer) <= MOST_MERGED
             && self.device.shared_memory_limit() >= ATTEND_ONE_MEMORY as usize + (1 << 10)
     }
@@ -406,8 +407,9 @@ impl Executor {
 
 /// Bytes of dynamic shared memory of the attention kernels: the larger one of `AttendMemory`'s two sizes.
 const ATTEND_MEMORY: u32 = 88 << 10;
-/// Of `attend_one` (`OneMemory`), and the most chunks that its merging takes.
-const ATTEND_ONE_MEMORY: u32 = 102_912;
+/// Of `attend_one` (`OneMemory`), the most bytes of a stored row, and the most chunks that its merging takes.
+const ATTEND_ONE_MEMORY: u32 = 142_592;
+const MOST_RAW_ROW: u32 = 592;
 const MOST_MERGED: usize = 32;
 /// Of the kernels that attend with 64 heads at a time (`RowMemory`).
 const ATTEND_ROWS_MEMORY: u32 = 190 << 10;

@@ -133,7 +133,7 @@ fn one_down_memory(weight: &DeviceWeight, slots: usize) -> usize {
 
 impl Executor {
     /// Expert choice and weights; `with_shared`: the experts follow, so the shared one's gate and up, too, if
-    /// [`has_one_row`](Self::has_one_row), and the choice is left to them where they can make it.
+    /// [`has_one_row`](Self::has_one_row).
     /// `streamed`: what their input comes of, if it is still to be made (see [`routes_from_streams`](Self::routes_from_streams)).
     pub(super) fn route(
         &self,
@@ -153,10 +153,6 @@ impl Executor {
             }
         } else {
             self.products(&work.input, self.batch.rows, &[router])?;
-        }
-        if with_shared && self.has_one_row(layer) && self.has_quads(tensors) {
-            // The experts' first kernel, which comes next, chooses for itself.
-            return Ok(());
         }
         self.launch("route", [self.batch.rows as u32, 1, 1], 256, &self.choice(layer))
     }
@@ -251,7 +247,7 @@ impl Executor {
             if !shared_done {
                 self.shared_gate_up(layer, None, None)?;
             }
-            self.one_row(layer, shared_done)?;
+            self.one_row(layer)?;
             return Ok(Merged::Output);
         }
         if !self.experts_are_fast(tensors) {
@@ -383,8 +379,7 @@ impl Executor {
         self.launch(DOWN[t.down_exps.storage.index()], grid, 256, &down)
     }
 
-    /// `with_choice`: of the experts, too, where the kernels can make it; elsewhere it is there.
-    fn one_row(&self, layer: usize, with_choice: bool) -> Result<(), DeviceError> {
+    fn one_row(&self, layer: usize) -> Result<(), DeviceError> {
         let config = self.model.config();
         let t = &self.tensors.layers[layer];
         let work = &self.work;
@@ -414,12 +409,9 @@ impl Executor {
         };
         if self.has_quads(t) {
             let shared = quad_gate_memory(&t.gate_exps) as u32;
-            let route = if with_choice { self.choice(layer) } else { Self::empty() };
-            let gate_up = params::QuadGateUp { product: gate_up, route };
             self.launch_with("expert_gate_up_quads", grid, 384, shared, &gate_up)?;
             let shared = quad_down_memory(&t.down_exps, self.slots()) as u32;
             let grid = [config.n_embd.div_ceil(32) as u32, 1, 1];
-            let down = params::QuadDown { product: down, n_expert: config.n_expert as u32, pad: 0 };
             return self.launch_with("expert_down_quads", grid, 768, shared, &down);
         }
         let shared = one_gate_memory(&t.gate_exps) as u32;

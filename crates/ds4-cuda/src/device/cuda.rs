@@ -96,6 +96,8 @@ pub struct CudaDevice {
     shared_limit: usize,
     multiprocessors: u32,
     times: Mutex<Option<Times>>,
+    #[cfg(feature = "timeline")]
+    timeline: Mutex<super::timeline::Recording>,
 }
 
 #[derive(Clone, Copy)]
@@ -168,6 +170,8 @@ impl CudaDevice {
             shared_limit,
             multiprocessors,
             times: Mutex::new(None),
+            #[cfg(feature = "timeline")]
+            timeline: Mutex::default(),
         }))
     }
 
@@ -202,6 +206,31 @@ impl CudaDevice {
         let mut list: Vec<_> = sums.into_iter().map(|(kernel, (count, ms))| (kernel, count, ms)).collect();
         list.sort_by(|a, b| b.2.total_cmp(&a.2));
         Ok(list)
+    }
+
+    /// What the launches of the last recorded graph noted when it last ran, in their order.
+    ///
+    /// # Errors
+    /// A failing device.
+    #[cfg(feature = "timeline")]
+    pub fn timeline(&self) -> Result<Vec<super::timeline::Noted>, DeviceError> {
+        let recording = lock(&self.timeline);
+        let mut words = vec![0u64; recording.words()];
+        if !words.is_empty() {
+            self.read(recording.memory, bytemuck::cast_slice_mut(&mut words))?;
+        }
+        Ok(recording.noted(&words))
+    }
+
+    #[cfg(feature = "timeline")]
+    fn begin_timeline(&self) -> Result<(), DeviceError> {
+        let mut recording = lock(&self.timeline);
+        if recording.memory == 0 {
+            recording.memory = self.allocate(super::timeline::BYTES)?;
+            self.fill(recording.memory, 0, super::timeline::BYTES)?;
+        }
+        recording.begin();
+        Ok(())
     }
 
     fn enter(&self) -> Result<(), DeviceError> {
@@ -391,7 +420,12 @@ impl Device for CudaDevice {
     unsafe fn launch(&self, launch: &Launch, params: &[u8]) -> Result<(), DeviceError> {
         self.enter()?;
         let function = self.function(launch.kernel)?;
+        #[cfg(not(feature = "timeline"))]
         let mut arguments = [params.as_ptr().cast_mut().cast::<c_void>()];
+        #[cfg(feature = "timeline")]
+        let mut place = lock(&self.timeline).next(launch);
+        #[cfg(feature = "timeline")]
+        let mut arguments = [params.as_ptr().cast_mut().cast::<c_void>(), (&raw mut place).cast()];
         let [x, y, z] = launch.grid;
         let mut times = lock(&self.times);
         let mut mark = || -> Result<sys::CUevent, DriverError> {
@@ -433,6 +467,8 @@ impl Device for CudaDevice {
 
     fn begin_capture(&self) -> Result<(), DeviceError> {
         self.enter()?;
+        #[cfg(feature = "timeline")]
+        self.begin_timeline()?;
         let mode = sys::CUstreamCaptureMode::CU_STREAM_CAPTURE_MODE_THREAD_LOCAL;
         // SAFETY: the stream is live.
         unsafe { result::stream::begin_capture(self.stream, mode) }.map_err(|e| failed("recording", e))
@@ -440,6 +476,8 @@ impl Device for CudaDevice {
 
     fn end_capture(&self) -> Result<Graph, DeviceError> {
         self.enter()?;
+        #[cfg(feature = "timeline")]
+        lock(&self.timeline).end();
         // SAFETY: the stream is live; the graph is destroyed once, after it was made executable.
         unsafe {
             let graph = result::stream::end_capture(self.stream).map_err(|e| failed("recording", e))?;

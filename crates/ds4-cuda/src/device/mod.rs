@@ -5,6 +5,8 @@
 pub(crate) mod counting;
 pub mod cuda;
 mod image;
+#[cfg(feature = "timeline")]
+pub mod timeline;
 
 use std::sync::Arc;
 

@@ -1,5 +1,6 @@
 // Attention of a batch of one row over packed keys: a chunk for 16 heads per block of 16 warps, which has brought and decoded the keys of
-// earlier batches when the queries come, and finishes these itself. Sums as in `attend_packed`, in the same order. Included by
+// earlier batches when the queries come, and finishes these itself. Rows are copied as they are stored, all at once, and decoded from
+// shared memory. Sums as in `attend_packed`, in the same order. Included by
 // attention.cu.
 #pragma once
 
@@ -16,12 +17,17 @@ constexpr u32 kMostMerged = 32;
 /// Halves from one head's query to the next: eight heads' 16 bytes at the same place lie in different banks.
 constexpr int kQueryHalves = kMostDim + 32;
 
+/// Most bytes of a stored row.
+constexpr u32 kRawRow = 592;
+/// Words from one head's scores, and from one head's weights, to the next: what eight heads have at the same place lies in different banks.
+constexpr int kScoreWords = 64 + 8, kWeightWords = 32 + 4;
+
 struct OneMemory {
     u32 keys[32 * kPairWords];
     u16 query[kHeads * kQueryHalves];
-    float scores[4][kHeads][64];
-    u32 weights[kHeads][32];
-    u64 address[64];
+    float2 scores[4][kHeads][kScoreWords / 2];
+    u32 weights[kHeads][kWeightWords];
+    u8 raw[64 * kRawRow];
 };
 
 /// What a row attends to.
@@ -38,32 +44,22 @@ DS4_DEVICE RowKeys keys_of(const AttendParams &p, u32 position) {
     return {first, position + 1 - first, chooses ? p.top_k : visible, chooses};
 }
 
-/// Keys 2 `pair` and the next for which `wanted` says so, decoded: as `stage_packed` has them.
+/// Decodes keys 2 `pair` and the next for which `wanted` says so, as `stage_packed` does.
 template <u32 DIM, class Wanted>
-DS4_DEVICE void stage_pairs(OneMemory &m, const CacheFormat &f, u32 count, Wanted &&wanted) {
+DS4_DEVICE void decode_pairs(OneMemory &m, const CacheFormat &f, u32 count, Wanted &&wanted) {
     constexpr u32 quads = DIM / 4;
     u32 total = div_up(count, 2) * quads;
-    constexpr int kBatch = 4;
-#pragma unroll 1
-    for (u32 base = threadIdx.x; base < total; base += 512 * kBatch) {
-        PackedChannels c[kBatch][2];
-#pragma unroll
-        for (int k = 0; k < kBatch; k++) {
-            u32 i = base + k * 512, pair = i / quads, channel = i % quads * 4;
-            c[k][0] = c[k][1] = {{0, 0}, 0};
-            if (i >= total || !wanted(pair)) continue;
-            c[k][0] = load_packed(f, ptr<const u8>(m.address[pair * 2]), channel);
-            if (pair * 2 + 1 < count) c[k][1] = load_packed(f, ptr<const u8>(m.address[pair * 2 + 1]), channel);
-        }
-#pragma unroll
-        for (int k = 0; k < kBatch; k++) {
-            u32 i = base + k * 512, pair = i / quads, channel = i % quads * 4;
-            if (i >= total || !wanted(pair)) continue;
-            u32 a0, a1, b0, b1;
-            unpack(f, c[k][0], channel, a0, a1), unpack(f, c[k][1], channel, b0, b1);
-            uint4 v = {byte_perm(a0, b0, 0x5410), byte_perm(a0, b0, 0x7632), byte_perm(a1, b1, 0x5410), byte_perm(a1, b1, 0x7632)};
-            *reinterpret_cast<uint4 *>(&m.keys[pair * kPairWords + channel]) = v;
-        }
+#pragma unroll 4
+    for (u32 i = threadIdx.x; i < total; i += 512) {
+        u32 pair = i / quads, channel = i % quads * 4;
+        if (!wanted(pair)) continue;
+        const u8 *row = m.raw + pair * 2 * kRawRow;
+        PackedChannels c0 = load_packed(f, row, channel), c1 = {{0, 0}, 0};
+        if (pair * 2 + 1 < count) c1 = load_packed(f, row + kRawRow, channel);
+        u32 a0, a1, b0, b1;
+        unpack(f, c0, channel, a0, a1), unpack(f, c1, channel, b0, b1);
+        uint4 v = {byte_perm(a0, b0, 0x5410), byte_perm(a0, b0, 0x7632), byte_perm(a1, b1, 0x5410), byte_perm(a1, b1, 0x7632)};
+        *reinterpret_cast<uint4 *>(&m.keys[pair * kPairWords + channel]) = v;
     }
 }
 
@@ -118,15 +114,17 @@ DS4_DEVICE void one_scores(OneMemory &m) {
             }
         }
     }
-    float(&part)[kHeads][64] = m.scores[piece % 4];
+    float2(&part)[kHeads][kScoreWords / 2] = m.scores[piece % 4];
     for (int turn = 1; turn >= 0; turn--) {
         if (int(piece / 4) == turn) {
 #pragma unroll
             for (int o = 0; o < 4; o++)
 #pragma unroll
-                for (int i = 0; i < 4; i++) {
-                    float &to = part[g + i / 2 * 8][(half * 4 + o) * 8 + 2 * t + i % 2];
-                    to = turn == 1 ? acc[o][i] : acc[o][i] + to;
+                for (int i = 0; i < 2; i++) {
+                    float2 &to = part[g + i * 8][(half * 4 + o) * 4 + t];
+                    float2 v = {acc[o][2 * i], acc[o][2 * i + 1]};
+                    if (turn == 0) v = {v.x + to.x, v.y + to.y};
+                    to = v;
                 }
         }
         sync_block();
@@ -137,15 +135,14 @@ DS4_DEVICE void one_scores(OneMemory &m) {
 DS4_DEVICE void one_softmax(OneMemory &m, float scale, u32 count, float &most, float &sum) {
     u32 h = threadIdx.x / 32, lane = threadIdx.x % 32;
     float s[2] = {-infinity(), -infinity()};
+    float2 score = m.scores[0][h][lane];
 #pragma unroll
-    for (int i = 0; i < 2; i++) {
-        u32 key = 2 * lane + i;
-        if (key >= count) continue;
-        float score = m.scores[0][h][key];
-#pragma unroll
-        for (int k = 1; k < 4; k++) score += m.scores[k][h][key];
-        s[i] = score * scale;
+    for (int k = 1; k < 4; k++) {
+        float2 more = m.scores[k][h][lane];
+        score = {score.x + more.x, score.y + more.y};
     }
+    if (2 * lane < count) s[0] = score.x * scale;
+    if (2 * lane + 1 < count) s[1] = score.y * scale;
     most = warp_max(fmaxf(s[0], s[1]));
     float w0 = expf(s[0] - most), w1 = expf(s[1] - most);
     sum = warp_sum(w0 + w1);
@@ -174,29 +171,42 @@ DS4_DEVICE void attend_one(const AttendOneParams &p) {
         u32 k = chunk * 64 + pair * 2;
         return is_early(k) && (pair * 2 + 1 >= count || is_early(k + 1));
     };
-    auto find_keys = [&](bool early) {
-        u32 k = threadIdx.x;
+    // A warp has every sixteenth key; each of four lanes finds one of them.
+    auto copy_keys = [&](bool early) {
+        u32 k = warp + lane % 4 * 16;
+        u64 address = 0;
         if (k < count && is_early(chunk * 64 + k) == early)
-            m.address[k] = reinterpret_cast<u64>(
+            address = reinterpret_cast<u64>(
                 key_address(a, span, 0, keys.first, keys.window, keys.chooses ? keys.compressed : ~0u, chunk * 64 + k));
+#pragma unroll
+        for (int j = 0; j < 4; j++) {
+            u64 from = shuffle(address, j);
+            if (from == 0) continue;
+            for (u32 at = lane * 16; at < a.format.kv_stride; at += 512)
+                copy_stream(m.raw + (warp + j * 16) * kRawRow + at, ptr<const u8>(from + at));
+        }
     };
+    copy_keys(true);
     // Keys that are none contribute nothing.
     for (u32 i = div_up(count, 2) * kPairWords + threadIdx.x; i < 32 * kPairWords; i += 512) m.keys[i] = 0;
-    find_keys(true);
+    copies_done();
     sync_block();
-    stage_pairs<DIM>(m, a.format, count, pair_is_early);
+    decode_pairs<DIM>(m, a.format, count, pair_is_early);
     wait_for_inputs();
     // The window's last key, the last compressed one, or all that were chosen.
     u32 end = chunk * 64 + count;
     bool has_late = (end >= keys.window && chunk * 64 < keys.window) || (end > keys.window && (keys.chooses || end > keys.window + ended));
-    if (has_late) find_keys(false);
+    if (has_late) copy_keys(false);
     stage_query<DIM>(m, p, min_u(head + warp, a.heads - 1), warp);
     if (has_late) {
+        copies_done();
         sync_block();
-        stage_pairs<DIM>(m, a.format, count, [&](u32 pair) { return !pair_is_early(pair); });
+        decode_pairs<DIM>(m, a.format, count, [&](u32 pair) { return !pair_is_early(pair); });
     }
     sync_block();
+    mark(2);
     one_scores<DIM>(m);
+    mark(3);
     float most, sum;
     one_softmax(m, a.scale, count, most, sum);
     if (lane == 0 && head + warp < a.heads) {
@@ -204,6 +214,7 @@ DS4_DEVICE void attend_one(const AttendOneParams &p) {
         ptr<float>(a.part_max)[at] = most, ptr<float>(a.part_sum)[at] = sum;
     }
     sync_block();
+    mark(4);
     // A warp has a sixteenth of the channels.
     constexpr int kOctets = DIM / 128;
     u32 channel = warp * (DIM / 16);
@@ -228,8 +239,8 @@ DS4_DEVICE void attend_one(const AttendOneParams &p) {
 }
 
 /// grid: (chunks, heads / 16); 512 threads.
-DS4_KERNEL_EARLY(attend_one_512, 512, 2, AttendOneParams) { attend_one<512>(p); }
-DS4_KERNEL_EARLY(attend_one_128, 512, 2, AttendOneParams) { attend_one<128>(p); }
+DS4_KERNEL_EARLY(attend_one_512, 512, 1, AttendOneParams) { attend_one<512>(p); }
+DS4_KERNEL_EARLY(attend_one_128, 512, 1, AttendOneParams) { attend_one<128>(p); }
 
 /// Merges the chunks of one head, as `attend_merge` does; at most 32. grid: (heads, parts of the channels); 128 threads with two channels
 /// each.

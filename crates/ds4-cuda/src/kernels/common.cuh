@@ -11,29 +11,29 @@
 #define DS4_KERNEL_LATE DS4_KERNEL
 #else
 // A kernel may start before the one ahead of it has ended, and lets the next one start in turn; what the one ahead writes is there
-// after `wait_for_inputs`, which comes first unless a kernel has something to do before (`DS4_KERNEL_EARLY`).
-#define DS4_KERNEL(name, threads, blocks, Params)                                                             \
-    static __device__ __forceinline__ void name##_body(const Params &p);                                      \
-    extern "C" __global__ void __launch_bounds__(threads, blocks) name(const __grid_constant__ Params p) {    \
-        let_next_start();                                                                                     \
-        wait_for_inputs();                                                                                    \
-        name##_body(p);                                                                                       \
-    }                                                                                                         \
+// after `wait_for_inputs`, which comes first unless a kernel has something to do before (`DS4_KERNEL_EARLY`). `DS4_KERNEL_LATE`: both are
+// the kernel's own affair.
+#ifdef DS4_TIMELINE
+#define DS4_TIMELINE_PARAM , unsigned long long timeline
+#define DS4_TIMELINE_BEGIN timeline_begin(timeline);
+#define DS4_TIMELINE_END timeline_end();
+#else
+#define DS4_TIMELINE_PARAM
+#define DS4_TIMELINE_BEGIN
+#define DS4_TIMELINE_END
+#endif
+#define DS4_KERNEL_WITH(name, threads, blocks, Params, begin)                                                                    \
+    static __device__ __forceinline__ void name##_body(const Params &p);                                                         \
+    extern "C" __global__ void __launch_bounds__(threads, blocks) name(const __grid_constant__ Params p DS4_TIMELINE_PARAM) {    \
+        DS4_TIMELINE_BEGIN                                                                                                       \
+        begin;                                                                                                                   \
+        name##_body(p);                                                                                                          \
+        DS4_TIMELINE_END                                                                                                         \
+    }                                                                                                                            \
     static __device__ __forceinline__ void name##_body(const Params &p)
-#define DS4_KERNEL_EARLY(name, threads, blocks, Params)                                                       \
-    static __device__ __forceinline__ void name##_body(const Params &p);                                      \
-    extern "C" __global__ void __launch_bounds__(threads, blocks) name(const __grid_constant__ Params p) {    \
-        let_next_start();                                                                                     \
-        name##_body(p);                                                                                       \
-    }                                                                                                         \
-    static __device__ __forceinline__ void name##_body(const Params &p)
-// Both are the kernel's own affair.
-#define DS4_KERNEL_LATE(name, threads, blocks, Params)                                                        \
-    static __device__ __forceinline__ void name##_body(const Params &p);                                      \
-    extern "C" __global__ void __launch_bounds__(threads, blocks) name(const __grid_constant__ Params p) {    \
-        name##_body(p);                                                                                       \
-    }                                                                                                         \
-    static __device__ __forceinline__ void name##_body(const Params &p)
+#define DS4_KERNEL(name, threads, blocks, Params) DS4_KERNEL_WITH(name, threads, blocks, Params, (let_next_start(), wait_for_inputs()))
+#define DS4_KERNEL_EARLY(name, threads, blocks, Params) DS4_KERNEL_WITH(name, threads, blocks, Params, let_next_start())
+#define DS4_KERNEL_LATE(name, threads, blocks, Params) DS4_KERNEL_WITH(name, threads, blocks, Params, (void)0)
 #define DS4_DYNAMIC_SHARED(name) extern __shared__ __align__(16) unsigned char name[]
 #endif
 
@@ -115,6 +115,39 @@ struct LayerPlace {
     u32 ratio, rows_per_page;
 };
 
+#if defined(DS4_TIMELINE) && !defined(DS4_EMULATION)
+// A build that notes when blocks came where (feature `timeline`): per block of a recorded launch eight readings of the card's clock, of
+// which the first is the block's start, the second the end of its waiting, and the last its end.
+constexpr u32 kMarks = 8, kMarkedBlocks = 256;
+
+DS4_DEVICE u64 *&timeline_place() {
+    __shared__ u64 *place;
+    return place;
+}
+
+/// Notes that the block's first thread has come here.
+DS4_DEVICE void mark(u32 what) {
+    if (threadIdx.x != 0 || timeline_place() == nullptr) return;
+    u64 now;
+    asm volatile("mov.u64 %0, %globaltimer;" : "=l"(now)::"memory");
+    timeline_place()[what] = now;
+}
+
+DS4_DEVICE void timeline_begin(u64 timeline) {
+    u32 block = blockIdx.x + gridDim.x * (blockIdx.y + gridDim.y * blockIdx.z);
+    if (threadIdx.x != 0) return;
+    timeline_place() = timeline != 0 && block < kMarkedBlocks ? reinterpret_cast<u64 *>(timeline) + block * kMarks : nullptr;
+    mark(0);
+}
+
+DS4_DEVICE void timeline_end() {
+    __syncthreads();
+    mark(kMarks - 1);
+}
+#else
+DS4_DEVICE void mark(u32) {}
+#endif
+
 /// Lets the next kernel start as soon as there is room for it.
 DS4_DEVICE void let_next_start() {
 #ifdef DS4_HOPPER
@@ -127,6 +160,7 @@ DS4_DEVICE void wait_for_inputs() {
 #ifdef DS4_HOPPER
     asm volatile("griddepcontrol.wait;" ::: "memory");
 #endif
+    mark(1);
 }
 
 /// Starts bringing `bytes` (a multiple of 16) at `p` (a multiple of 16) into the L2 cache.

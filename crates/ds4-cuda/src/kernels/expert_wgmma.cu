@@ -2,6 +2,8 @@
 //
 // Four warps bring blocks of weights and columns into shared memory. Three warpgroups of 64 rows decode the weights on their way into
 // registers.
+// All of the shared memory is taken.
+#undef DS4_TIMELINE
 #include "expert_large.cuh"
 #include "wgmma.cuh"
 

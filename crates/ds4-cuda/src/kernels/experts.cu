@@ -5,9 +5,11 @@
 
 /// Experts of each row by the largest score plus bias (the lower number first among equals), or by the token's table row.
 /// grid: rows; 256 threads, of which the first warp chooses.
-DS4_KERNEL(route, 256, 4, RouteParams) {
+DS4_KERNEL_EARLY(route, 256, 4, RouteParams) {
     __shared__ RouteScores scores;
     u32 row = blockIdx.x;
+    scores.load_bias(p);
+    wait_for_inputs();
     scores.load(p, row);
     sync_block();
     if (threadIdx.x >= 32) return;

@@ -1,36 +1,19 @@
 // Routed experts of a batch of one row in the formats of the 2-bit files: gate and up in IQ2_XXS, down in Q2_K with the shared expert in Q8_0.
 // Four tiles share an accumulator (`quad.cuh`). Sums as in `experts.cu`, in the same order.
-//
-// The first kernel chooses the experts itself: a launch for that alone takes longer.
 #include "experts_one.cuh"
 #include "quad.cuh"
-#include "route.cuh"
-
-struct QuadGateUpParams {
-    ExpertOneParams product;
-    /// Without scores the choice is in memory already.
-    RouteParams route;
-};
-
-struct QuadDownParams {
-    DownOneParams product;
-    u32 n_expert, pad;
-};
 
 /// Units of 32 rows that a block computes at a time, and warps of each. A warp has the segments `warp`, `warp` + 4 of gate and up.
 constexpr u32 kUnits = 3, kUnitWarps = 4;
 /// Bytes of a block of a column: codes and scales.
 constexpr u32 kColumn = 288;
 
-DS4_DEVICE void gate_up_quads(const ExpertOneParams &p, const RouteParams &route) {
+// grid: blocks that share the units of all slots; 384 threads; shared memory: the columns of every warp's segments.
+DS4_KERNEL_LATE(expert_gate_up_quads, kUnits * kUnitWarps * 32, 1, ExpertOneParams) {
     __shared__ u32 grid[kLaneGridWords];
     __shared__ float part[2][kUnits][4][8][16];
     __shared__ uint4 zeros[16];
-    __shared__ u32 ids[32];
-    __shared__ float weights[32];
     DS4_DYNAMIC_SHARED(memory);
-    static_assert(sizeof(RouteScores) <= sizeof(part), "scores lie where sums will");
-    RouteScores &scores = *reinterpret_cast<RouteScores *>(part);
     LaneGrid::fill(grid);
     if (threadIdx.x < 16) zeros[threadIdx.x] = {0, 0, 0, 0};
     u32 warp = threadIdx.x / 32, lane = threadIdx.x % 32, g = lane / 4, t = lane % 4, mine = warp % kUnitWarps, which = warp / kUnitWarps;
@@ -41,26 +24,18 @@ DS4_DEVICE void gate_up_quads(const ExpertOneParams &p, const RouteParams &route
     const u8 *zero = reinterpret_cast<const u8 *>(zeros);
     LaneGrid table(grid);
     Iq2Stack stack(p.gate, p.up);
+    sync_block();
     wait_for_inputs();
-    bool choosing = route.scores != 0;
-    if (choosing) scores.load(route, 0);
-    for (u32 i = lane; i < own_blocks * 18; i += 32) {
-        u32 at = i / 18, piece = i % 18, b = (mine + at / s.blocks * kUnitWarps) * s.blocks + at % s.blocks;
-        if (b < blocks)
-            copy_stream(own + i * 16, piece < 16 ? ptr<const u8>(p.x.q) + b * 256 + piece * 16 : ptr<const u8>(p.x.d) + b * 32 + (piece - 16) * 16);
-    }
+    // What ran before this kernel is done: the next one may read the choice of experts while it waits.
+    u32 id = lane < p.used ? ptr<const u32>(p.ids)[lane] : 0;
+    u8 *to = own;
+    for (u32 segment = mine; segment < s.count; segment += kUnitWarps)
+        for (u32 b = segment * s.blocks; b < min_u(segment * s.blocks + s.blocks, blocks); b++, to += kColumn) {
+            const u8 *from = lane < 16 ? ptr<const u8>(p.x.q) + b * 256 + lane * 16 : ptr<const u8>(p.x.d) + b * 32 + (lane - 16) * 16;
+            if (lane < kColumn / 16) copy_stream(to + lane * 16, from);
+        }
     commit_copies();
     let_next_start();
-    sync_block();
-    if (warp == 0 && choosing) {
-        scores.choose(route, 0, ids[lane], weights[lane]);
-        if (blockIdx.x == 0 && lane < p.used) ptr<u32>(p.ids)[lane] = ids[lane], ptr<float>(p.weights)[lane] = weights[lane];
-    } else if (warp == 0 && lane < p.used) {
-        ids[lane] = ptr<const u32>(p.ids)[lane], weights[lane] = ptr<const float>(p.weights)[lane];
-    }
-    copies_done();
-    sync_block();
-    u32 id = ids[lane];
     // The first block of a unit, and how far its second tile is.
     u32 second = 0;
     auto unit_at = [&](u32 unit) {
@@ -75,6 +50,9 @@ DS4_DEVICE void gate_up_quads(const ExpertOneParams &p, const RouteParams &route
 #pragma unroll
         for (int k = 0; k < 4; k++) stack.load_codes(quad, here + mine * s.blocks, second, k);
     }
+    copies_done();
+    sync_warp();
+    mark(2);
     for (u32 base = blockIdx.x, round = 0; base < all; base += gridDim.x * kUnits, round ^= 1) {
         unit = base + which * gridDim.x;
         u32 next_unit = unit + gridDim.x * kUnits;
@@ -124,10 +102,11 @@ DS4_DEVICE void gate_up_quads(const ExpertOneParams &p, const RouteParams &route
                 acc0 = acc1 = 0.0f;
             }
         }
+        mark(3 + round);
         sync_block();
         if (mine == 0 && unit < all) {
             u32 slot = unit / units, row = unit % units * 32 + lane;
-            float v = 0.0f, weight = weights[slot];
+            float v = 0.0f, weight = ptr<const float>(p.weights)[slot];
             if (row < p.gate.rows)
                 v = swiglu(one_sum(part[round][which][lane / 16][0], s.count, lane % 16),
                            one_sum(part[round][which][2 + lane / 16][0], s.count, lane % 16), p.limit) *
@@ -136,9 +115,6 @@ DS4_DEVICE void gate_up_quads(const ExpertOneParams &p, const RouteParams &route
         }
     }
 }
-
-// grid: blocks that share the units of all slots; 384 threads; shared memory: the columns of every warp's segments.
-DS4_KERNEL_LATE(expert_gate_up_quads, kUnits * kUnitWarps * 32, 1, QuadGateUpParams) { gate_up_quads(p.product, p.route); }
 
 /// Warps of a segment of down. Each has four pairs of a slot and one of the unit's two tiles at a time.
 constexpr u32 kDownWarps = 3;
@@ -206,18 +182,9 @@ struct DownQuad {
     }
 };
 
-/// Lane k's expert by what is in memory already.
-DS4_DEVICE u32 guess([[maybe_unused]] const DownOneParams &p, [[maybe_unused]] u32 n_expert) {
-#ifdef DS4_EMULATION
-    // Wrong, to see what comes of it.
-    return 0;
-#else
-    u32 lane = threadIdx.x % 32;
-    return lane < p.used ? min_u(load_fresh(ptr<const u32>(p.ids) + lane), n_expert - 1) : 0;
-#endif
-}
-
-DS4_DEVICE void down_quads(const DownOneParams &p, u32 n_expert) {
+// All slots of 32 rows of the output, added in their order. grid: units of 32 rows; 768 threads; shared memory: per warp four blocks of
+// weights and three columns, then sums of segments, then sums of slots.
+DS4_KERNEL_EARLY(expert_down_quads, kDownWarps * 256, 1, DownOneParams) {
     constexpr u32 kBlock = kBlockBytes<Q2_K>, kOwn = 4 * kBlock + 3 * kSummedColumn;
     DS4_DYNAMIC_SHARED(memory);
     __shared__ uint4 zeros[16];
@@ -227,9 +194,8 @@ DS4_DEVICE void down_quads(const DownOneParams &p, u32 n_expert) {
     DownQuad quad = {own, own + 4 * kBlock, reinterpret_cast<const u8 *>(zeros)};
     // [slot][tile][segment][row], the shared expert behind the slots; [slot][row].
     float *part = reinterpret_cast<float *>(memory + kDownWarps * 8 * kOwn), *total = part + (p.used + 1) * 256;
-    // The kernel ahead chooses experts at its start, long before this one's: what is there now is most likely the choice. If not, the weights
-    // are loaded once more.
-    u32 id = guess(p, n_expert);
+    // The choice of experts is older than the kernel ahead, which lets this one start only when that is done.
+    u32 id = lane < p.used ? load_fresh(ptr<const u32>(p.ids) + lane) : 0;
     u32 blocks = p.routed.blocks, tiles = div_up(p.routed.rows, 16), pairs = p.used * 2, quads = div_up(pairs, 4);
     Segments s = segments_of(blocks);
     u32 first = segment * s.blocks, last = segment < s.count ? min_u(first + s.blocks, blocks) : first;
@@ -256,13 +222,6 @@ DS4_DEVICE void down_quads(const DownOneParams &p, u32 n_expert) {
     sync_block();
 
     wait_for_inputs();
-    u32 chosen = lane < p.used ? load_fresh(ptr<const u32>(p.ids) + lane) : 0;
-    if (warp_votes(chosen != id) != 0) {
-        id = chosen;
-        copies_done();
-        sync_warp();
-        if (active) stage_half(turn, first, 0);
-    }
     if (with_shared) stage_column(own + 4 * kBlock + 2 * kSummedColumn, p.x, p.used, first);
     // Columns come behind the weights that were asked for before, so only half of these were.
     if (active) stage_columns(turn, first);
@@ -271,6 +230,7 @@ DS4_DEVICE void down_quads(const DownOneParams &p, u32 n_expert) {
     commit_copies();
     wait_copies<1>();
     sync_warp();
+    mark(2);
     if (with_shared) {
         float acc[1][4] = {};
 #pragma unroll 1
@@ -288,6 +248,7 @@ DS4_DEVICE void down_quads(const DownOneParams &p, u32 n_expert) {
         float *to = part + ((p.used * 2 + turn) * 8 + segment) * 16;
         if (t == 0) to[g] = acc[0][0], to[g + 8] = acc[0][2];
     }
+    mark(3);
     if (first < last) {
 #pragma unroll 1
         for (u32 q = turn; q < quads; q += kDownWarps) {
@@ -310,7 +271,9 @@ DS4_DEVICE void down_quads(const DownOneParams &p, u32 n_expert) {
             if (pair < pairs) to[g] = acc0, to[g + 8] = acc1;
         }
     }
+    mark(4);
     sync_block();
+    mark(5);
     for (u32 slot = warp; slot <= p.used; slot += kDownWarps * 8)
         total[slot * 32 + lane] = one_sum(part + (slot * 2 + lane / 16) * 128, s.count, lane % 16);
     sync_block();
@@ -321,7 +284,3 @@ DS4_DEVICE void down_quads(const DownOneParams &p, u32 n_expert) {
         ptr<float>(p.y)[out] = sum;
     }
 }
-
-// All slots of 32 rows of the output, added in their order. grid: units of 32 rows; 768 threads; shared memory: per warp four blocks of
-// weights and three columns, then sums of segments, then sums of slots.
-DS4_KERNEL_EARLY(expert_down_quads, kDownWarps * 256, 1, QuadDownParams) { down_quads(p.product, p.n_expert); }

@@ -36,7 +36,7 @@ DS4_KERNEL_EARLY(hc_project, 256, 2, HyperProjectParams) {
     wait_for_inputs();
     u32 begin = blockIdx.y * p.rows_per_block, last = min_u(begin + p.rows_per_block, p.rows);
     // The next row's values are on their way while this one's are used.
-    float v_next = 0.0f, y_next = 0.0f;
+    float v_next = 0.0f, y_next = 0.0f, comb_next[kStreams] = {}, post_next = 0.0f;
     auto fetch = [&](u32 row) {
         u32 from = p.row_list == 0 ? row : ptr<const u32>(p.row_list)[row];
         v_next = ptr<const float>(p.streams)[(u64(from) * kStreams + stream) * p.n_embd + column];
@@ -44,19 +44,24 @@ DS4_KERNEL_EARLY(hc_project, 256, 2, HyperProjectParams) {
         const float *y = ptr<const float>(p.output) + u64(row) * p.slots * p.n_embd + column;
         y_next = y[0];
         for (u32 s = 1; s < p.slots; s++) y_next += y[u64(s) * p.n_embd];
+        const float *comb = ptr<const float>(p.comb) + row * kStreams * kStreams + stream;
+#pragma unroll
+        for (int j = 0; j < kStreams; j++) comb_next[j] = comb[j * kStreams];
+        post_next = ptr<const float>(p.post)[row * kStreams + stream];
     };
     fetch(begin);
+    mark(2);
     for (u32 row = begin; row < last; row++) {
-        float v = v_next, y = y_next;
+        float v = v_next, y = y_next, comb[kStreams] = {comb_next[0], comb_next[1], comb_next[2], comb_next[3]}, post = post_next;
         if (row + 1 < last) fetch(row + 1);
         sync_block();
         old[t] = v;
         sync_block();
         if (p.merge) {
-            const float *comb = ptr<const float>(p.comb) + row * kStreams * kStreams + stream;
             float mixed = 0.0f;
-            for (int j = 0; j < kStreams; j++) mixed = fmaf(comb[j * kStreams], old[j * kSlice + t % kSlice], mixed);
-            v = fmaf(ptr<const float>(p.post)[row * kStreams + stream], y, mixed);
+#pragma unroll
+            for (int j = 0; j < kStreams; j++) mixed = fmaf(comb[j], old[j * kSlice + t % kSlice], mixed);
+            v = fmaf(post, y, mixed);
             // Only the head has a list of rows, and it does not merge.
             ptr<float>(p.streams)[(u64(row) * kStreams + stream) * p.n_embd + column] = v;
         }

@@ -33,9 +33,17 @@ struct HyperFinishParams {
 DS4_DEVICE void add_parts(const float *sums, u32 slices, float *part) {
     u32 t = threadIdx.x;
     if (t < kParts * kSums) {
+        const float *from = sums + t % kSums;
         float sum = 0.0f;
-#pragma unroll 10
-        for (u32 s = t / kSums; s < slices; s += kParts) sum += sums[s * kSums + t % kSums];
+        // All of a part's loads before their sum.
+        constexpr u32 kBatch = 10;
+        for (u32 first = t / kSums; first < slices; first += kParts * kBatch) {
+            float v[kBatch];
+#pragma unroll
+            for (u32 k = 0; k < kBatch; k++) v[k] = first + k * kParts < slices ? from[(first + k * kParts) * kSums] : 0.0f;
+#pragma unroll
+            for (u32 k = 0; k < kBatch; k++) sum += v[k];
+        }
         part[t] = sum;
     }
     sync_block();
@@ -85,12 +93,14 @@ DS4_DEVICE float mix_factor(const HyperFinishParams &p, const float *mix) {
     return 1.0f / sqrtf(mix[kSquares] / float(kStreams * p.n_embd) + p.eps);
 }
 
-/// The weights of the streams in the sublayer's input; returns the norm of what they give.
-DS4_DEVICE float mix_weights(const HyperFinishParams &p, const float *mix, float factor, float (&give)[kStreams]) {
-    const float *base = ptr<const float>(p.base), *scale = ptr<const float>(p.scale);
+/// The weight of stream `i` in the sublayer's input; `scale` and `base` are the hyper-connection's.
+DS4_DEVICE float give_weight(const HyperFinishParams &p, const float *mix, float factor, u32 i, float scale, float base) {
+    return sigmoid(mix[i] * factor * scale + base) + p.hc_eps;
+}
+
+/// The norm of the streams' mixture with these weights.
+DS4_DEVICE float mixed_norm(const HyperFinishParams &p, const float *mix, const float (&give)[kStreams]) {
     float squares = 0.0f;
-#pragma unroll
-    for (int i = 0; i < kStreams; i++) give[i] = sigmoid(mix[i] * factor * scale[0] + base[i]) + p.hc_eps;
 #pragma unroll
     for (int i = 0; i < kStreams; i++) squares = fmaf(give[i] * give[i], mix[kOwn + i], squares);
     int pair = kPairs;
@@ -100,6 +110,14 @@ DS4_DEVICE float mix_weights(const HyperFinishParams &p, const float *mix, float
         for (int j = i + 1; j < kStreams; j++) squares = fmaf(2.0f * give[i] * give[j], mix[pair++], squares);
     // Streams that cancel out may leave less than nothing.
     return 1.0f / sqrtf(fmaxf(squares, 0.0f) / float(p.n_embd) + p.eps);
+}
+
+/// The weights of the streams in the sublayer's input; returns the norm of what they give.
+DS4_DEVICE float mix_weights(const HyperFinishParams &p, const float *mix, float factor, float (&give)[kStreams]) {
+    const float *base = ptr<const float>(p.base), *scale = ptr<const float>(p.scale);
+#pragma unroll
+    for (int i = 0; i < kStreams; i++) give[i] = give_weight(p, mix, factor, i, scale[0], base[i]);
+    return mixed_norm(p, mix, give);
 }
 
 /// The weight with which the sublayer's output enters stream k.

@@ -50,6 +50,7 @@ DS4_DEVICE void score_packed(const IndexParams &p, u32 row, u32 visible, const u
             }
         }
     u32 end = min_u(visible, (blockIdx.x + 1) * p.keys);
+    mark(2);
     for (u32 first = blockIdx.x * p.keys + warp * 8; first < end; first += 64) {
         const u8 *key = index_row(p, pages, min_u(first + g, visible - 1));
         u32 b[4][4];
@@ -177,12 +178,22 @@ DS4_KERNEL(index_top, 1024, 1, IndexParams) {
     bool keeps = steps <= u32(kKept);
     auto key_at = [&](u32 i) { return i < visible ? max_u(order_key(scores[i]), 1) : 0; };
     if (keeps) {
+        // Several loads before what is made of them.
+        constexpr int kBatch = 8;
 #pragma unroll
-        for (int j = 0; j < kKept; j++) {
-            if (u32(j) >= steps) break;
-            kept[j] = key_at(begin + j * 32);
+        for (int first = 0; first < kKept; first += kBatch) {
+            if (u32(first) >= steps) break;
+            float score[kBatch];
+#pragma unroll
+            for (int j = 0; j < kBatch; j++) {
+                u32 i = begin + (first + j) * 32;
+                score[j] = u32(first + j) < steps && i < visible ? scores[i] : 0.0f;
+            }
+#pragma unroll
+            for (int j = 0; j < kBatch; j++) kept[first + j] = begin + (first + j) * 32 < visible ? max_u(order_key(score[j]), 1) : 0;
         }
     }
+    mark(2);
     auto each = [&](auto &&visit) {
         if (keeps) {
 #pragma unroll
@@ -212,6 +223,7 @@ DS4_KERNEL(index_top, 1024, 1, IndexParams) {
         prefix |= m.chosen << shift;
         need = m.wanted;
         sync_block();
+        mark(3 + digit);
     }
     u32 equal = 0, above = 0;
     each([&](u32, u32 key) {

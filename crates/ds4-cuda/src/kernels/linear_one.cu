@@ -106,6 +106,7 @@ DS4_DEVICE void linear_units(const SmallProductParams &p) {
         cache_role(p.cache, blockIdx.x, scratch);
         return;
     }
+    InputWeights weights = input_weights(p.input);
     Share mine = share_of(p.products[0], p.units, blockIdx.x - p.roles, gridDim.x - p.roles, 1);
     u32 warps = blockDim.x / 32, warp = threadIdx.x / 32, lane = threadIdx.x % 32, g = lane / 4, t = lane % 4;
     Cursor ahead = cursor_at(p.products, mine);
@@ -120,15 +121,16 @@ DS4_DEVICE void linear_units(const SmallProductParams &p) {
 
     u32 staged = ~0u, turn = 0;
     // Blocks without units have a part in what comes with the input.
-    if (mine.first >= mine.end) stage_input(p.input, 0, input, scratch, slices, mix);
+    if (mine.first >= mine.end) stage_input(p.input, 0, weights, input, scratch, slices, mix);
     for (u32 unit = mine.first, index = 0; unit < mine.end; unit += mine.step, turn ^= 1) {
         while (unit >= p.products[index].unit_end) index++;
         const SmallProduct &product = p.products[index];
         u32 row = product.group_rows == 0 ? 0 : (unit - product.unit_begin) * product.tiles * 16 / product.group_rows;
         if (row != staged) {
             if (staged != ~0u) sync_block();
-            stage_input(p.input, row, input, scratch, slices, mix);
+            stage_input(p.input, row, weights, input, scratch, slices, mix);
             sync_block();
+            mark(4);
             staged = row;
         }
         float *part = parts + turn * (kMostItems * kSlot);
@@ -152,7 +154,9 @@ DS4_DEVICE void linear_units(const SmallProductParams &p) {
             }
             if (t == 0) part[item * kSlot + g] = acc[0], part[item * kSlot + g + 8] = acc[2];
         }
+        mark(5);
         sync_block();
+        mark(6);
         // Others go on with the next unit, whose sums have another place.
         if (warp * 2 < product.tiles) finish_rows(p, index, unit, warp * 2, part);
     }

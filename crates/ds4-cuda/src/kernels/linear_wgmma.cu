@@ -3,6 +3,8 @@
 //
 // Four warps bring weights and columns into shared memory, in steps of 128 columns of W (64 of float16). Each of two warpgroups has 64
 // rows. With Q8_0 it adds a group's scaled sums for 64 columns while the instruction makes those of the other 64.
+// All of the shared memory is taken.
+#undef DS4_TIMELINE
 #include "linear_large.cuh"
 #include "wgmma.cuh"
 

@@ -29,6 +29,33 @@ struct OneInput {
 };
 
 constexpr u32 kMostNormed = 1024;
+/// Groups of 32 columns of such a row that a warp has: blocks have eight warps or more.
+constexpr int kNormedGroups = kMostNormed / 32 / 8;
+
+/// What making the input takes and no kernel writes, so that a thread can have it before its inputs are there.
+struct InputWeights {
+    /// Of the norm: of the thread's first eight columns (kStreamed), or of its lane's column in each of the warp's groups (kNormed).
+    float norm[8];
+    /// Of kStreamed: the scale of the streams' weights, and the base of stream number lane % 4's.
+    float scale, base;
+};
+static_assert(kNormedGroups <= 8, "weights of a norm by groups");
+
+/// With all threads of the block.
+DS4_DEVICE InputWeights input_weights(const OneInput &p) {
+    InputWeights w = {};
+    if (p.kind == kStreamed) {
+        if (threadIdx.x * 8 < p.hyper.n_embd) load_eight(ptr<const float>(p.hyper.norm), threadIdx.x * 8, p.hyper.n_embd, w.norm);
+        w.scale = *ptr<const float>(p.hyper.scale), w.base = ptr<const float>(p.hyper.base)[threadIdx.x % kStreams];
+    } else if (p.kind == kNormed) {
+#pragma unroll
+        for (int k = 0; k < kNormedGroups; k++) {
+            u32 i = threadIdx.x + k * blockDim.x;
+            if (i < p.x.cols) w.norm[k] = ptr<const float>(p.norm)[i];
+        }
+    }
+    return w;
+}
 
 /// A staged row: int8 codes, scales of groups, sums of 16s, then, if products take them, both float16 parts.
 struct Staged {
@@ -67,19 +94,17 @@ DS4_DEVICE void copy_parts(const u64 (&to)[PARTS], const u64 (&from)[PARTS], con
 }
 
 /// RMSNorm with a weight; sums in the order of `norm_quantize`. A group of 32 columns is a warp's at a time.
-DS4_DEVICE void stage_normed(const OneInput &p, const Rows &to, float *scratch) {
+DS4_DEVICE void stage_normed(const OneInput &p, const Rows &to, const InputWeights &weights, float *scratch) {
     u32 warp = threadIdx.x / 32, lane = threadIdx.x % 32, warps = blockDim.x / 32;
-    const float *x = ptr<const float>(p.x.f), *weight = ptr<const float>(p.norm);
-    // Blocks have eight warps or more.
-    constexpr int kGroups = kMostNormed / 32 / 8;
-    float v[kGroups] = {}, w[kGroups] = {};
+    const float *x = ptr<const float>(p.x.f);
+    float v[kNormedGroups] = {};
 #pragma unroll
-    for (int k = 0; k < kGroups; k++) {
+    for (int k = 0; k < kNormedGroups; k++) {
         u32 i = (warp + k * warps) * 32 + lane;
-        if (i < p.x.cols) v[k] = x[i], w[k] = weight[i];
+        if (i < p.x.cols) v[k] = x[i];
     }
 #pragma unroll
-    for (int k = 0; k < kGroups; k++) {
+    for (int k = 0; k < kNormedGroups; k++) {
         u32 group = warp + k * warps;
         if (group >= kMostNormed / 32) break;
         float sum = warp_sum(fmaf(v[k], v[k], 0.0f));
@@ -91,9 +116,9 @@ DS4_DEVICE void stage_normed(const OneInput &p, const Rows &to, float *scratch) 
     for (u32 i = 1; i < kMostNormed / 32; i++) sum += scratch[i];
     float scale = 1.0f / sqrtf(sum / float(p.x.cols) + p.eps);
 #pragma unroll
-    for (int k = 0; k < kGroups; k++) {
+    for (int k = 0; k < kNormedGroups; k++) {
         u32 group = warp + k * warps;
-        if (group < p.x.blocks * 8) emit_forms(to, 0, group * 32 + lane, v[k] * scale * w[k], p.integers, p.halves);
+        if (group < p.x.blocks * 8) emit_forms(to, 0, group * 32 + lane, v[k] * scale * weights.norm[k], p.integers, p.halves);
     }
 }
 
@@ -104,7 +129,8 @@ DS4_DEVICE void load_aligned(const float *from, float (&v)[8]) {
 }
 
 /// The sublayer's input as `hc_finish` makes it, in a launch whose blocks all have a part in it. Threads have eight columns; a row has a multiple of 64.
-DS4_DEVICE void stage_streamed(const OneInput &p, const Rows &to, float (&part)[kParts * kSums], float (&mix)[kSums]) {
+DS4_DEVICE void stage_streamed(const OneInput &p, const Rows &to, const InputWeights &constant, float (&part)[kParts * kSums],
+                               float (&mix)[kSums]) {
     __shared__ float weights[kStreams + 1];
     const HyperFinishParams &h = p.hyper;
     u32 t = threadIdx.x, from = h.row_list == 0 ? 0 : *ptr<const u32>(h.row_list), columns = p.x.blocks * 256;
@@ -117,12 +143,17 @@ DS4_DEVICE void stage_streamed(const OneInput &p, const Rows &to, float (&part)[
     };
     fetch(t * 8);
     add_parts(ptr<const float>(h.sums), h.slices, part);
+    mark(2);
     // One warp: every instruction of all of them would take the time of four.
     if (t < 32) {
         add_mix(part, mix, t);
         if (t < kSums - 32) add_mix(part, mix, t + 32);
         sync_warp();
-        float give[kStreams], norm = mix_weights(h, mix, mix_factor(h, mix), give);
+        // A lane has a stream.
+        float own = give_weight(h, mix, mix_factor(h, mix), t % kStreams, constant.scale, constant.base), give[kStreams];
+#pragma unroll
+        for (int k = 0; k < kStreams; k++) give[k] = shuffle(own, k);
+        float norm = mixed_norm(h, mix, give);
         if (t == 0) {
 #pragma unroll
             for (int k = 0; k < kStreams; k++) weights[k] = give[k];
@@ -130,6 +161,7 @@ DS4_DEVICE void stage_streamed(const OneInput &p, const Rows &to, float (&part)[
         }
     }
     sync_block();
+    mark(3);
     float give[kStreams], norm = weights[kStreams];
 #pragma unroll
     for (int k = 0; k < kStreams; k++) give[k] = weights[k];
@@ -139,7 +171,10 @@ DS4_DEVICE void stage_streamed(const OneInput &p, const Rows &to, float (&part)[
         if (i != t * 8) fetch(i);
         float v[8] = {}, weight[8];
         if (i < h.n_embd) {
-            load_eight(ptr<const float>(h.norm), i, h.n_embd, weight);
+            if (i != t * 8) load_eight(ptr<const float>(h.norm), i, h.n_embd, weight);
+            else
+#pragma unroll
+                for (int c = 0; c < 8; c++) weight[c] = constant.norm[c];
 #pragma unroll
             for (int c = 0; c < 8; c++) {
                 float mixed = 0.0f;
@@ -167,8 +202,8 @@ DS4_DEVICE void stage_streamed(const OneInput &p, const Rows &to, float (&part)[
 }
 
 /// Row `row` of the input into shared memory. The block meets before and after.
-DS4_DEVICE void stage_input(const OneInput &p, u32 row, u8 *memory, float *scratch, float (&part)[kParts * kSums],
-                            float (&mix)[kSums]) {
+DS4_DEVICE void stage_input(const OneInput &p, u32 row, const InputWeights &weights, u8 *memory, float *scratch,
+                            float (&part)[kParts * kSums], float (&mix)[kSums]) {
     u32 padded = p.x.blocks * 256;
     Rows to = Staged{memory, padded}.rows(p.x);
     u64 at = u64(row) * padded;
@@ -190,7 +225,7 @@ DS4_DEVICE void stage_input(const OneInput &p, u32 row, u8 *memory, float *scrat
                 emit_eight(to, i, v, p.integers, p.halves);
             }
             break;
-        case kNormed: stage_normed(p, to, scratch); break;
-        default: stage_streamed(p, to, part, mix);
+        case kNormed: stage_normed(p, to, weights, scratch); break;
+        default: stage_streamed(p, to, weights, part, mix);
     }
 }

@@ -15,13 +15,14 @@ DS4_DEVICE float softplus(float x) { return fmaxf(x, 0.0f) + log1pf(expf(-fabsf(
 struct RouteScores {
     float score[kMostExperts], bias[kMostExperts];
 
-    /// With all threads of the block; a barrier has to follow.
+    /// What is added, which does not wait for the kernels ahead. With all threads of the block.
+    DS4_MEMBER void load_bias(const RouteParams &p) {
+        for (u32 e = threadIdx.x; e < p.n_expert; e += blockDim.x) bias[e] = p.bias == 0 ? 0.0f : ptr<const float>(p.bias)[e];
+    }
+    /// The scores, with all threads of the block; a barrier has to follow.
     DS4_MEMBER void load(const RouteParams &p, u32 row) {
         const float *logits = ptr<const float>(p.scores) + u64(row) * p.n_expert;
-        for (u32 e = threadIdx.x; e < p.n_expert; e += blockDim.x) {
-            score[e] = sqrtf(softplus(logits[e]));
-            bias[e] = p.bias == 0 ? 0.0f : ptr<const float>(p.bias)[e];
-        }
+        for (u32 e = threadIdx.x; e < p.n_expert; e += blockDim.x) score[e] = sqrtf(softplus(logits[e]));
     }
     /// With one warp: the row's experts by the largest sum (the lower number first among equals), or by the token's table row. Lane k gets
     /// the k-th and its weight.
