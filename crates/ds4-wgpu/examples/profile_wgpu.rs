@@ -40,6 +40,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     println!("loaded {:.2} GB and compiled {} kernels in {seconds:.2} s", bytes as f64 / 1e9, backend.kernels());
     let bandwidth = backend.read_bandwidth()?;
     println!("reads {:.0} GB/s", bandwidth / 1e9);
+    println!("multiplies small matrices as a whole (not used): {}", backend.adapter().matrices);
     let vocab = model.config().n_vocab;
     let layout = StateLayout::new(model.config(), backend.numerics().kv);
     let token = |i: usize| ProfileOptions::token(i, vocab);
@@ -66,6 +67,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
             let mut sequences: Vec<_> = (0..batch).map(|_| sequence.fork()).collect();
             let mut times = Vec::new();
             let mut busy = Vec::new();
+            let before = backend.recorded();
             for i in 0..o.steps {
                 let mut rows = Rows::new();
                 for (i, s) in sequences.iter().enumerate() {
@@ -73,8 +75,9 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
                 }
                 // The only step is not taken from the median.
                 let timed = o.kernels && i > 0 && i + 1 == o.steps && backend.start_timing()?;
-                // In every other step it is counted how long the card works, which takes a little time itself.
-                let counted = !timed && i % 2 == 1 && backend.start_counting()?;
+                // In every third step it is counted how long the card works, which takes a little time itself. Not in every second: what
+                // happens at every fourth position belongs to both.
+                let counted = !timed && i % 3 == 1 && backend.start_counting()?;
                 let found = step(&mut backend, &rows, &mut sequences.iter_mut().collect::<Vec<_>>())?;
                 if timed {
                     table(&mut backend)?;
@@ -84,6 +87,8 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
                     times.push(found);
                 }
             }
+            let recorded = backend.recorded();
+            let each = |all: u64, before: u64| (all - before) as f64 / o.steps.max(1) as f64;
             times.drain(..(times.len() / 4).min(4));
             times.sort_by(|a, b| a.processor.total_cmp(&b.processor));
             let processor = times[times.len() / 2].processor;
@@ -96,6 +101,12 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
             println!(
                 "decode at {context:>7}, {batch:>2} sequences: {speed:>8.1} t/s  ({ms:.3} ms, {recording:.3} to record, of which the processor \
                  works {processor:.3}; {percent:.0} % of the roofline of one)"
+            );
+            println!(
+                "    {:.1} kernels, {:.1} of them not those of the step before; handed over in {:.1} pieces, copies of logits included",
+                each(recorded.kernels, before.kernels),
+                each(recorded.changed, before.changed),
+                each(recorded.pieces, before.pieces),
             );
             if let Some((idle, of)) = busy.get(busy.len() / 2) {
                 println!("    the card waits {idle:.3} of {of:.3} ms");
@@ -121,6 +132,8 @@ struct Step {
 fn step(backend: &mut WgpuBackend, rows: &Rows, sequences: &mut [&mut WgpuSequence]) -> Result<Step, ModelError> {
     let (started, ran) = (Instant::now(), thread_ms());
     forward(backend, rows, sequences)?;
+    // Without this, the last piece would go with the copy of the logits, whose time is mostly waiting.
+    backend.submit()?;
     let recording = started.elapsed().as_secs_f64() * 1e3;
     let processor = thread_ms() - ran;
     let logits = backend.read(Buffer::Logits)?;

@@ -38,6 +38,7 @@ pub use adapter::{AdapterReport, Api, adapters};
 pub use backend::{WgpuBackend, WgpuOptions};
 pub use cache::WgpuSequence;
 pub use error::WgpuError;
+pub use recorder::Recorded;
 pub use residency::{Residency, wired_limit};
 pub use timing::KernelTime;
 

@@ -3,7 +3,8 @@
 //! Everything is recorded in order and handed over in pieces, so that the card works on one while the next is recorded. Pipelines
 //! and bind groups are made once. A token's dispatches are those of the token before: the recorder remembers the last ones in
 //! order, and finds pipeline and bind group of the next by comparing it with its predecessor. Parameters that are still
-//! the same are not sent again.
+//! the same are not sent again. Kernels that only some tokens need leave their place empty ([`Recorder::skip`]), so that those behind
+//! them keep theirs.
 //!
 //! Commands go to wgpu, or are collected for [`Direct`], with the barriers that they need.
 
@@ -45,8 +46,21 @@ const PARAMETERS: usize = 256;
 /// Dispatches whose parameters have a place at a time.
 const MOST_DISPATCHES: usize = 4096;
 
+/// What was recorded so far.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Recorded {
+    /// Kernels.
+    pub kernels: u64,
+    /// Kernels that were not those of the batch before, or had other buffers: each had to be looked up.
+    pub changed: u64,
+    /// Pieces in which all was handed over.
+    pub pieces: u64,
+}
+
 /// Records what a card is to do.
 pub(crate) struct Recorder {
+    /// What was recorded so far.
+    pub recorded: Recorded,
     gpu: Arc<Gpu>,
     pipelines: Pipelines,
     /// While this is there, kernels are only noted here and nothing is recorded.
@@ -58,10 +72,9 @@ pub(crate) struct Recorder {
     last: Vec<Option<Dispatched>>,
     /// Place of the next dispatch.
     next: usize,
-    uniform: Buffer,
-    /// What `uniform` has once everything is handed over, and the bytes of it that are not there yet.
-    parameters: Vec<u8>,
-    unsent: Option<Range<usize>>,
+    parameters: Parameters,
+    /// What small buffers are to begin with before anything runs that is not handed over yet.
+    uploads: Vec<(Buffer, Vec<u8>)>,
     /// The open pass comes before the encoder that it belongs to is finished.
     pass: Option<ComputePass<'static>>,
     encoder: Option<CommandEncoder>,
@@ -74,6 +87,36 @@ pub(crate) struct Recorder {
     timing: Option<Timing>,
     /// Whether what is not handed over yet has time stamps.
     stamped: bool,
+}
+
+/// The parameters of all dispatches.
+struct Parameters {
+    uniform: Buffer,
+    /// What `uniform` has once everything is handed over, and the bytes of it that are not there yet.
+    bytes: Vec<u8>,
+    unsent: Option<Range<usize>>,
+}
+
+impl Parameters {
+    /// Those of the dispatch at a place.
+    fn set(&mut self, place: usize, bytes: &[u8]) {
+        debug_assert!(bytes.len() <= PARAMETERS);
+        let range = place * PARAMETERS..place * PARAMETERS + bytes.len();
+        let mine = &mut self.bytes[range.clone()];
+        if mine != bytes {
+            mine.copy_from_slice(bytes);
+            let unsent = self.unsent.get_or_insert(range.clone());
+            *unsent = unsent.start.min(range.start)..unsent.end.max(range.end);
+        }
+    }
+
+    /// Sends what is not there yet.
+    fn send(&mut self, gpu: &Gpu) {
+        if let Some(range) = self.unsent.take() {
+            let range = range.start..range.end.next_multiple_of(4);
+            gpu.queue.write_buffer(&self.uniform, range.start as u64, &self.bytes[range]);
+        }
+    }
 }
 
 /// Buffers, bound for a kernel.
@@ -110,6 +153,7 @@ impl Recorder {
         let uniform = gpu.create("parameters", (PARAMETERS * MOST_DISPATCHES) as u64, usage)?;
         let nothing = View::all(gpu.storage("nothing", 16)?);
         Ok(Self {
+            recorded: Recorded::default(),
             gpu,
             pipelines,
             rehearsal: None,
@@ -117,9 +161,8 @@ impl Recorder {
             numbers: HashMap::new(),
             last: Vec::new(),
             next: 0,
-            uniform,
-            parameters: vec![0; PARAMETERS * MOST_DISPATCHES],
-            unsent: None,
+            parameters: Parameters { uniform, bytes: vec![0; PARAMETERS * MOST_DISPATCHES], unsent: None },
+            uploads: Vec::new(),
             pass: None,
             encoder: None,
             commands: Vec::new(),
@@ -219,22 +262,24 @@ impl Recorder {
         if self.last.len() <= at {
             self.last.resize_with(at + 1, || None);
         }
-        let last = self.last[at].take().filter(|last| last.is(kernel, views));
-        let dispatched = match last {
-            Some(last) => last,
-            None => self.prepare(kernel, views)?,
-        };
-        self.set_parameters(at, bytemuck::bytes_of(parameters));
+        if !self.last[at].as_ref().is_some_and(|last| last.is(kernel, views)) {
+            self.last[at] = Some(self.prepare(kernel, views)?);
+            self.recorded.changed += 1;
+        }
+        self.recorded.kernels += 1;
+        self.parameters.set(at, bytemuck::bytes_of(parameters));
         let parameters = (at * PARAMETERS) as u32;
-        match (&dispatched.pipeline.made, &dispatched.bound.group) {
+        let Some(Dispatched { pipeline, bound, .. }) = &self.last[at] else { return Ok(()) };
+        match (&pipeline.made, &bound.group) {
             (Made::Checked { pipeline, .. }, Group::Checked(group)) => {
+                let (pipeline, group) = (pipeline.clone(), group.clone());
                 let pass = self.pass(kernel, grid);
-                pass.set_pipeline(pipeline);
-                pass.set_bind_group(0, group, &[parameters]);
+                pass.set_pipeline(&pipeline);
+                pass.set_bind_group(0, &group, &[parameters]);
                 pass.dispatch_workgroups(grid[0], grid[1], grid[2]);
             }
             (&Made::Direct(pipeline), &Group::Direct(group)) => {
-                let waits = self.hazards.add(&dispatched.bound.uses);
+                let waits = self.hazards.add(&bound.uses);
                 // Without `by_kernel`, one pair is around all that is handed over together.
                 let timing = self.timing.as_mut().filter(|timing| timing.by_kernel || !self.stamped);
                 let stamps = timing.map(|timing| timing.next(format!("{} {grid:?}", shader::label(kernel))));
@@ -243,8 +288,24 @@ impl Recorder {
             }
             _ => unreachable!("groups are made for their pipelines"),
         }
-        self.last[at] = Some(dispatched);
         Ok(())
+    }
+
+    /// Leaves the place of a kernel empty which other batches have here.
+    pub fn skip(&mut self) {
+        self.next = (self.next + 1).min(MOST_DISPATCHES);
+    }
+
+    /// What `buffer` is to begin with (a multiple of four bytes) before anything runs that is not handed over yet. The last one for a
+    /// buffer counts.
+    pub fn upload(&mut self, buffer: &Buffer, bytes: &[u8]) {
+        match self.uploads.iter_mut().find(|(to, _)| to == buffer) {
+            Some((_, held)) => {
+                held.clear();
+                held.extend_from_slice(bytes);
+            }
+            None => self.uploads.push((buffer.clone(), bytes.to_vec())),
+        }
     }
 
     /// A dispatch that is not the one of the last batch at this place.
@@ -261,17 +322,6 @@ impl Recorder {
             }
         };
         Ok(Dispatched { kernel, views, pipeline, bound })
-    }
-
-    fn set_parameters(&mut self, place: usize, bytes: &[u8]) {
-        debug_assert!(bytes.len() <= PARAMETERS);
-        let range = place * PARAMETERS..place * PARAMETERS + bytes.len();
-        let mine = &mut self.parameters[range.clone()];
-        if mine != bytes {
-            mine.copy_from_slice(bytes);
-            let unsent = self.unsent.get_or_insert(range.clone());
-            *unsent = unsent.start.min(range.start)..unsent.end.max(range.end);
-        }
     }
 
     /// Records a copy.
@@ -303,11 +353,11 @@ impl Recorder {
         if !self.commands.is_empty() {
             self.encoder();
         }
+        for (buffer, bytes) in self.uploads.drain(..).filter(|(_, bytes)| !bytes.is_empty()) {
+            self.gpu.queue.write_buffer(&buffer, 0, &bytes);
+        }
         if let Some(mut encoder) = self.encoder.take() {
-            if let Some(range) = self.unsent.take() {
-                let range = range.start..range.end.next_multiple_of(4);
-                self.gpu.queue.write_buffer(&self.uniform, range.start as u64, &self.parameters[range]);
-            }
+            self.parameters.send(&self.gpu);
             if let Some(direct) = self.pipelines.direct() {
                 direct.record(&mut encoder, &self.commands)?;
                 // Every piece begins with a barrier.
@@ -316,6 +366,7 @@ impl Recorder {
                 self.running.extend(self.commands.drain(..).filter(Command::keeps_buffers));
             }
             self.gpu.queue.submit([encoder.finish()]);
+            self.recorded.pieces += 1;
         }
         self.gpu.check()
     }
@@ -418,7 +469,7 @@ impl Recorder {
 
     fn bind(&mut self, pipeline: &Pipeline, views: &[View]) -> Result<Bound, WgpuError> {
         debug_assert_eq!(views.len(), pipeline.bindings.len(), "a view for every binding");
-        let parameters = View { buffer: self.uniform.clone(), offset: 0, size: PARAMETERS as u64 };
+        let parameters = View { buffer: self.parameters.uniform.clone(), offset: 0, size: PARAMETERS as u64 };
         let numbered = pipeline.bindings.iter().map(|binding| binding.number).zip(views);
         let places = std::iter::once((0, &parameters)).chain(numbered);
         let group = match (&pipeline.made, self.pipelines.direct()) {

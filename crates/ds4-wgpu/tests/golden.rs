@@ -174,6 +174,29 @@ fn what_a_card_can_do_changes_no_bit() {
     assert!(with == without, "spans of {span} give other bits");
 }
 
+/// A token's kernels are found by those of the token before, whatever its position: looking each up anew would take as long as recording it.
+/// Nor do tokens take more pieces than they have to.
+#[test]
+fn tokens_are_recorded_by_the_one_before() {
+    let file = "m-q2";
+    let Some(mut backend) = backend(file, Compute::Int8, KvPrecision::Model) else { return };
+    let tokens = tokens(file, 300);
+    let mut sequence = backend.new_sequence();
+    // Buffers have grown to their size by then, and every kind of position was there once.
+    continue_logits(&mut backend, &mut sequence, &tokens[..DECODED.start - 8], 64);
+    continue_logits(&mut backend, &mut sequence, &tokens[DECODED.start - 8..DECODED.start], 1);
+    let before = backend.recorded();
+    continue_logits(&mut backend, &mut sequence, &tokens[DECODED], 1);
+    let now = backend.recorded();
+    assert!(now.kernels - before.kernels >= 40 * DECODED.len() as u64, "{now:?} after {before:?}");
+    assert_eq!(now.changed, before.changed, "kernels were looked up");
+    // The first layer, the first four, the rest with the head and the copy of the logits.
+    assert!(now.pieces - before.pieces <= 3 * DECODED.len() as u64, "{now:?} after {before:?}");
+}
+
+/// Positions that are decoded one by one.
+const DECODED: std::ops::Range<usize> = 144..160;
+
 /// So are products of weights in planes and of those in the file's layout, for every format.
 #[test]
 fn layouts_change_no_bit() {

@@ -15,6 +15,8 @@ use crate::weights::Weight;
 /// Bytes of indexer scores, and of attention results of chunks, that are held at a time; more rows take turns.
 const SCORE_BYTES: usize = 64 << 20;
 const PART_BYTES: usize = 128 << 20;
+/// Indexer scores of a row have room for a multiple of this number.
+const SCORE_STEP: usize = 1024;
 
 impl WgpuBackend {
     /// Every projection of the attention input.
@@ -203,6 +205,7 @@ impl WgpuBackend {
         let place = self.layout.layers[layer];
         let ratio = place.ratio;
         if !self.batch.positions.iter().any(|position| (position + 1).is_multiple_of(ratio as usize)) {
+            lock(&self.context).recorder.skip();
             return Ok(());
         }
         let indexer = role == Role::Indexer;
@@ -243,9 +246,11 @@ impl WgpuBackend {
         }
         let rows = self.batch.rows;
         let most = SCORE_BYTES.min(self.gpu.max_binding as usize);
-        let at_once = (most / (visible * 4)).clamp(1, rows);
+        // In steps, so that most tokens have the parameters of the token before.
+        let stride = visible.next_multiple_of(SCORE_STEP);
+        let at_once = (most / (stride * 4)).clamp(1, rows);
         let mut context = lock(&self.context);
-        if ensure(&self.gpu, &mut self.scratch.scores, "indexer scores", at_once * visible)? {
+        if ensure(&self.gpu, &mut self.scratch.scores, "indexer scores", at_once * stride)? {
             context.recorder.forget()?;
         }
         let work = &self.work;
@@ -261,7 +266,7 @@ impl WgpuBackend {
             let kernel = Kernel::IndexScores { ratio: place.ratio };
             let p = params::IndexScores {
                 first_row: first as u32,
-                stride: visible as u32,
+                stride: stride as u32,
                 page_words: place.page,
                 page_rows: place.page_index,
                 rows_per_page: place.rows_per_page,
@@ -269,7 +274,7 @@ impl WgpuBackend {
             let views = [&work.row_info, &self.scratch.tables, &pages, query, scales, &work.indexer_weights, scores];
             let grid = [(visible as u32).div_ceil(SCORED_ROWS), n, 1];
             context.recorder.dispatch(kernel, &p, &views, grid)?;
-            let p = params::IndexTop { first_row: first as u32, stride: visible as u32 };
+            let p = params::IndexTop { first_row: first as u32, stride: stride as u32 };
             let views = [&work.row_info, scores, &work.selection];
             context.recorder.dispatch(Kernel::IndexTop { ratio: place.ratio }, &p, &views, [n, 1, 1])?;
         }

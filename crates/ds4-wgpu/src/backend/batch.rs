@@ -73,11 +73,13 @@ impl WgpuBackend {
         };
         let wanted: Vec<u32> = rows.wanted().iter().map(|&row| row as u32).collect();
         let angles = self.angles();
-        let queue = &self.gpu.queue;
-        queue.write_buffer(&self.work.row_info.buffer, 0, bytemuck::cast_slice(&self.batch.info));
-        queue.write_buffer(&self.work.angles.buffer, 0, bytemuck::cast_slice(&angles));
-        if !wanted.is_empty() {
-            queue.write_buffer(&self.head.wanted.buffer, 0, bytemuck::cast_slice(&wanted));
+        let recorder = &mut lock(&self.context).recorder;
+        recorder.upload(&self.work.row_info.buffer, bytemuck::cast_slice(&self.batch.info));
+        recorder.upload(&self.work.angles.buffer, bytemuck::cast_slice(&angles));
+        // Batches that decode want the same rows each time.
+        if self.head.sent != wanted {
+            recorder.upload(&self.head.wanted.buffer, bytemuck::cast_slice(&wanted));
+            self.head.sent = wanted;
         }
         Ok(self.gpu.check()?)
     }
@@ -129,12 +131,12 @@ impl WgpuBackend {
             context.recorder.forget()?;
         }
         // Handed over before what was recorded so far runs, none of which reads the tables.
-        self.gpu.queue.write_buffer(&self.scratch.tables.buffer, 0, bytemuck::cast_slice(&spans));
+        context.recorder.upload(&self.scratch.tables.buffer, bytemuck::cast_slice(&spans));
         for span in rows.spans() {
             let slot = sequences[span.sequence].slot_number();
             span.rows().for_each(|(row, _)| self.batch.info[row][3] = slot);
         }
-        self.gpu.queue.write_buffer(&self.work.row_info.buffer, 0, bytemuck::cast_slice(&self.batch.info));
+        context.recorder.upload(&self.work.row_info.buffer, bytemuck::cast_slice(&self.batch.info));
         self.batch.has_tables = true;
         Ok(())
     }

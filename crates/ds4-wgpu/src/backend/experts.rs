@@ -73,13 +73,10 @@ impl WgpuBackend {
         let choices = View::all(work.ids.buffer.clone());
         let mut context = lock(&self.context);
         // Bindings in the order of their numbers.
-        let bindings = |routed: Format, shared: Format, (one, other), views: [&'_ View; 3], last: Option<&'_ View>| {
-            let mut list: Vec<View> = std::iter::once(one).chain(views).cloned().collect();
-            list.extend([routed, shared].contains(&Format::Iq2Xxs).then(|| self.tensors.grid.clone()));
-            list.push(choices.clone());
-            list.extend(last.cloned());
-            list.extend(shader::differ(routed, shared, self.planes).then(|| View::clone(other)));
-            list
+        let bindings = |formats: [Format; 2], (one, other), [a, b, c]: [_; 3], last| -> Vec<&View> {
+            let grid = formats.contains(&Format::Iq2Xxs).then_some(&self.tensors.grid);
+            let other = shader::differ(formats[0], formats[1], self.planes).then_some(other);
+            [Some(one), Some(a), Some(b), Some(c), grid, Some(&choices), last, other].into_iter().flatten().collect()
         };
 
         let p = params::ExpertsIn {
@@ -98,8 +95,7 @@ impl WgpuBackend {
         };
         let (routed, shared) = (tensors.gate_exps.format, tensors.gate_shexp.format);
         let views = [&work.input.codes, &work.input.scales, &work.mid.codes];
-        let list = bindings(routed, shared, fused.first, views, Some(&work.mid.scales));
-        let views: Vec<&View> = list.iter().collect();
+        let views = bindings([routed, shared], fused.first, views, Some(&work.mid.scales));
         let grid = [config.n_ff as u32 / 32, rows * slots, 1];
         context.recorder.dispatch(Kernel::ExpertsIn { routed, shared }, &p, &views, grid)?;
 
@@ -113,8 +109,8 @@ impl WgpuBackend {
         };
         let (routed, shared) = (tensors.down_exps.format, tensors.down_shexp.format);
         let kernel = Kernel::ExpertsOut { routed, shared };
-        let list = bindings(routed, shared, fused.second, [&work.mid.codes, &work.mid.scales, &work.output], None);
-        let views: Vec<&View> = list.iter().collect();
+        let views = [&work.mid.codes, &work.mid.scales, &work.output];
+        let views = bindings([routed, shared], fused.second, views, None);
         let grid = [(config.n_embd as u32).div_ceil(kernel.workgroup() / 32), rows, 1];
         context.recorder.dispatch(kernel, &p, &views, grid)
     }

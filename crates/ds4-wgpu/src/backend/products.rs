@@ -200,15 +200,16 @@ fn gemv(
     }
     let (values, scales) = if integers { (&x.codes, &x.scales) } else { (&x.float, setting.nothing) };
     let whole = View::all(to.y.buffer.clone());
-    let mut views = vec![&part.view, values, scales, codes.map_or(&whole, |codes| codes.0)];
-    if format == Format::Iq2Xxs {
-        views.push(setting.grid);
+    let mut views = [setting.nothing; 7];
+    let first = [Some(&part.view), Some(values), Some(scales), Some(codes.map_or(&whole, |codes| codes.0))];
+    let grid = (format == Format::Iq2Xxs).then_some(setting.grid);
+    let rest = [grid, codes.map(|codes| codes.1), floats.map(|_| &x.float)];
+    let mut count = 0;
+    for view in first.into_iter().chain(rest).flatten() {
+        views[count] = view;
+        count += 1;
     }
-    views.extend(codes.map(|codes| codes.1));
-    if floats.is_some() {
-        views.push(&x.float);
-    }
-    recorder.dispatch(kernel, &p, &views, [p.count.div_ceil(x_rows), blocks, 1])
+    recorder.dispatch(kernel, &p, &views[..count], [p.count.div_ceil(x_rows), blocks, 1])
 }
 
 /// Vectors of 16 bytes from one activation row to the next.

@@ -185,6 +185,8 @@ pub(super) struct HeadSpace {
     /// Wanted rows that there is room for.
     pub rows: usize,
     pub wanted: View,
+    /// What `wanted` has.
+    pub sent: Vec<u32>,
     pub input: Activations,
     pub partial: View,
     pub logits: View,
@@ -195,6 +197,7 @@ impl HeadSpace {
         Ok(Self {
             rows,
             wanted: values(gpu, "wanted rows", rows)?,
+            sent: Vec::new(),
             input: Activations::new(gpu, "head input", rows, config.n_embd)?,
             partial: values(gpu, "partial sums", rows * partial_sums(config))?,
             logits: values(gpu, "logits", rows * config.n_vocab)?,
