@@ -136,7 +136,10 @@ fn avx512(ty: TensorType) -> Option<Kernel> {
         TensorType::Q8_0 => Some(Kernel::apart(q8_0::arrange, q8_0::row, q8_0::finish)),
         TensorType::Q4_K => Some(Kernel::apart(q4_k::arrange, q4_k::row, q4_k::finish)),
         TensorType::MXFP4 => Some(Kernel::apart(mxfp4::arrange, mxfp4::row, mxfp4::finish)),
-        TensorType::Q2_K => Some(Kernel::apart(q2_k::arrange, q2_k::row, q2_k::finish)),
+        TensorType::Q2_K => {
+            let passes = Passes::Together(q2_k::sixteen);
+            Some(Kernel { arrange: |q, to| to.copy_from_slice(q), arrange_sums: None, passes })
+        }
         TensorType::IQ2_XXS if super::format::iq2_xxs::vbmi::is_offered() => {
             let passes = Passes::Together(iq2_xxs::sixteen);
             Some(Kernel { arrange: iq2_xxs::arrange, arrange_sums: Some(iq2_xxs::arrange_sums), passes })

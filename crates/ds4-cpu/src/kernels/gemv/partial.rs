@@ -49,20 +49,23 @@ impl Partial {
 #[inline]
 pub(super) fn turned(sums: &[[i32; GROUPS]; ROWS], part: usize) -> [__m512i; 16] {
     assert!(part < GROUPS / 16);
+    // SAFETY: groups `16 part..16 part + 16` exist in every row.
+    unsafe { columns(|row| sums[row].as_ptr().add(16 * part).cast()) }
+}
+
+/// Sixteen words of each of sixteen rows: the `i`-th register has word `i`, a row per lane.
+///
+/// # Safety
+/// Where `row` says that a row is, 64 bytes can be read.
+#[cfg(target_arch = "x86_64")]
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512vnni")]
+#[inline]
+pub(super) unsafe fn columns(row: impl Fn(usize) -> *const u8) -> [__m512i; 16] {
     let mut quads = [[_mm512_setzero_si512(); 4]; 4];
     for (i, quad) in quads.iter_mut().enumerate() {
-        // SAFETY: groups `16 part..16 part + 16` exist in every row; the load needs no alignment.
-        let load = |k: usize| unsafe { _mm512_loadu_si512(sums[4 * i + k].as_ptr().add(16 * part).cast()) };
-        let (r0, r1, r2, r3) = (load(0), load(1), load(2), load(3));
-        let (low, low2) = (_mm512_unpacklo_epi32(r0, r1), _mm512_unpacklo_epi32(r2, r3));
-        let (high, high2) = (_mm512_unpackhi_epi32(r0, r1), _mm512_unpackhi_epi32(r2, r3));
-        // The 128-bit lane l of the e-th register: group 4 l + e of four rows.
-        *quad = [
-            _mm512_unpacklo_epi64(low, low2),
-            _mm512_unpackhi_epi64(low, low2),
-            _mm512_unpacklo_epi64(high, high2),
-            _mm512_unpackhi_epi64(high, high2),
-        ];
+        // SAFETY: the caller's promise; the load needs no alignment.
+        let load = |k: usize| unsafe { _mm512_loadu_si512(row(4 * i + k).cast()) };
+        *quad = quads_turned([load(0), load(1), load(2), load(3)]);
     }
     let mut groups = [_mm512_setzero_si512(); 16];
     for e in 0..4 {
@@ -76,6 +79,21 @@ pub(super) fn turned(sums: &[[i32; GROUPS]; ROWS], part: usize) -> [__m512i; 16]
         groups[12 + e] = _mm512_shuffle_i32x4::<0xdd>(high, high2);
     }
     groups
+}
+
+/// The four words of each 128-bit lane of four registers: the `e`-th result has word `e`, a register per word.
+#[cfg(target_arch = "x86_64")]
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512vnni")]
+#[inline]
+pub(super) fn quads_turned([r0, r1, r2, r3]: [__m512i; 4]) -> [__m512i; 4] {
+    let (low, low2) = (_mm512_unpacklo_epi32(r0, r1), _mm512_unpacklo_epi32(r2, r3));
+    let (high, high2) = (_mm512_unpackhi_epi32(r0, r1), _mm512_unpackhi_epi32(r2, r3));
+    [
+        _mm512_unpacklo_epi64(low, low2),
+        _mm512_unpackhi_epi64(low, low2),
+        _mm512_unpacklo_epi64(high, high2),
+        _mm512_unpackhi_epi64(high, high2),
+    ]
 }
 
 /// Sixteen half-precision numbers as floats.
