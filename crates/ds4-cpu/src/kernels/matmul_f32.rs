@@ -61,7 +61,13 @@ pub fn matmul_f32(isa: Isa, w: &Matrix<'_>, out_rows: Range<usize>, x: &[f32], r
     SCRATCH.with_borrow_mut(|Scratch { weights, panel, sums }| {
         for begin in (0..n).step_by(panel_rows) {
             let part = begin..n.min(begin + panel_rows);
-            panel.fill(x, cols, rows, part.clone());
+            let x = match as_they_are(x, cols, rows, part.clone()) {
+                Some(x) => Inputs::AsTheyAre(x),
+                None => {
+                    panel.fill(x, cols, rows, part.clone());
+                    Inputs::Panel(panel)
+                }
+            };
             for first in out_rows.clone().step_by(W_ROWS) {
                 let used = (out_rows.end - first).min(W_ROWS);
                 sums.clear();
@@ -72,13 +78,18 @@ pub fn matmul_f32(isa: Isa, w: &Matrix<'_>, out_rows: Range<usize>, x: &[f32], r
                     next.for_each(|row| prefetch_elements(w, row, &chunk));
                     let (ty, weights) = as_floats(isa, w, first..first + used, &chunk, part.len(), weights);
                     for (group, sums) in sums.chunks_mut(X_ROWS).enumerate() {
-                        let x = panel.rows(group, &chunk);
+                        let x = x.rows(group, &chunk);
                         float_micro::accumulate(isa, ty, &weights[..used], &x[..sums.len()], sums);
                     }
                 }
                 let at = first - out_rows.start;
                 for (i, sums) in part.clone().zip(&*sums) {
-                    y.row_mut(rows.get(i).1)[at..at + used].copy_from_slice(&float_micro::finish(isa, sums)[..used]);
+                    let y = &mut y.row_mut(rows.get(i).1)[at..at + used];
+                    let sums = float_micro::finish(isa, sums);
+                    match y.first_chunk_mut() {
+                        Some(y) => *y = sums,
+                        None => y.copy_from_slice(&sums[..used]),
+                    }
                 }
             }
         }
@@ -96,6 +107,32 @@ fn prefetch_elements(w: &Matrix<'_>, row: usize, chunk: &Range<usize>) {
 fn bytes_of(ty: TensorType, chunk: &Range<usize>) -> Range<usize> {
     let to = |col: usize| col / ty.block_len() * ty.block_bytes();
     to(chunk.start)..to(chunk.end)
+}
+
+/// Activation rows that lie in the order of their use already: side by side, a chunk each, so that a copy would be the same.
+fn as_they_are<'a>(x: &'a [f32], cols: usize, rows: Rows<'_>, part: Range<usize>) -> Option<&'a [[f32; CHUNK]]> {
+    let first = match rows {
+        Rows::All => 0,
+        Rows::Range { first, .. } => first,
+        Rows::Map { .. } => return None,
+    };
+    (cols == CHUNK).then(|| &x.as_chunks().0[first + part.start..][..part.len()])
+}
+
+/// Where the inner loop finds activation rows.
+enum Inputs<'a> {
+    AsTheyAre(&'a [[f32; CHUNK]]),
+    Panel(&'a Panel),
+}
+
+impl Inputs<'_> {
+    /// The elements `chunk` of the rows of a group; in places beyond the last row something as long.
+    fn rows(&self, group: usize, chunk: &Range<usize>) -> [&[f32]; X_ROWS] {
+        match self {
+            Inputs::AsTheyAre(x) => std::array::from_fn(|r| &x[(group * X_ROWS + r).min(x.len() - 1)][chunk.clone()]),
+            Inputs::Panel(panel) => panel.rows(group, chunk),
+        }
+    }
 }
 
 /// Activation rows in the order of their use: groups of rows, chunk by chunk, the rows of a chunk one after the other. Where they

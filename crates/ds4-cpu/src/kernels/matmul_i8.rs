@@ -24,6 +24,9 @@ const CHUNK: usize = 512;
 const PANEL: usize = 512 * 1024;
 /// The same for processors with AMX, whose L2 caches have 2 MiB.
 const LARGE_PANEL: usize = 2 * PANEL;
+/// Pairs of tiles whose results are kept until they are written. Rows of results are far apart, often by a power of two, and seldom in the
+/// caches: one or two lines of each at a time would take the memory several times as long as a kilobyte does.
+const PAIRS: usize = 8;
 
 thread_local! {
     static SCRATCH: RefCell<Scratch> = RefCell::new(Scratch {
@@ -39,7 +42,7 @@ struct Scratch {
     tiles: [Tile; TILES],
     /// Rearranged activations.
     panel: Panel,
-    /// The accumulators of the panel's rows.
+    /// The accumulators of the panel's rows, pair of tiles after pair.
     sums: Vec<Sums>,
 }
 
@@ -86,23 +89,27 @@ pub fn matmul_i8(
         for begin in (0..n).step_by(panel_rows) {
             let part = begin..n.min(begin + panel_rows);
             panel.fill(x, rows, part.clone(), inner.layout(), w.ty());
-            for first in out_rows.clone().step_by(TILES * ROWS) {
-                let end = out_rows.end.min(first + TILES * ROWS);
+            for kept in out_rows.clone().step_by(PAIRS * TILES * ROWS) {
+                let kept = kept..out_rows.end.min(kept + PAIRS * TILES * ROWS);
                 sums.clear();
-                sums.resize(part.len(), [[0.0; ROWS]; TILES]);
-                for chunk in (0..w.cols()).step_by(CHUNK) {
-                    let chunk = chunk..w.cols().min(chunk + CHUNK);
-                    let mut ahead = Ahead::new(w, end..out_rows.end.min(end + TILES * ROWS), &chunk);
-                    let tiles = decode((isa, &inner), w, first..end, &chunk, tiles, &mut ahead);
-                    for (rows, block) in panel.blocks(chunk.start / GROUP..chunk.end / GROUP) {
-                        ahead.ask();
-                        inner.multiply(tiles, block, &mut sums[rows]);
+                sums.resize(kept.len().div_ceil(TILES * ROWS) * part.len(), [[0.0; ROWS]; TILES]);
+                for (first, sums) in kept.clone().step_by(TILES * ROWS).zip(sums.chunks_exact_mut(part.len())) {
+                    let end = out_rows.end.min(first + TILES * ROWS);
+                    for chunk in (0..w.cols()).step_by(CHUNK) {
+                        let chunk = chunk..w.cols().min(chunk + CHUNK);
+                        let mut ahead = Ahead::new(w, end..out_rows.end.min(end + TILES * ROWS), &chunk);
+                        let tiles = decode((isa, &inner), w, first..end, &chunk, tiles, &mut ahead);
+                        for (rows, block) in panel.blocks(chunk.start / GROUP..chunk.end / GROUP) {
+                            ahead.ask();
+                            inner.multiply(tiles, block, &mut sums[rows]);
+                        }
+                        ahead.ask_all();
                     }
-                    ahead.ask_all();
                 }
-                let columns = first - out_rows.start..end - out_rows.start;
-                for (i, sums) in part.clone().zip(&*sums) {
+                let columns = kept.start - out_rows.start..kept.end - out_rows.start;
+                for (r, i) in part.clone().enumerate() {
                     let y = &mut y.row_mut(rows.get(i).1)[columns.clone()];
+                    let sums = sums.iter().skip(r).step_by(part.len()).flatten();
                     for (y, sums) in y.chunks_mut(ROWS).zip(sums) {
                         match y.first_chunk_mut() {
                             Some(y) => *y = *sums,

@@ -7,10 +7,8 @@
 use super::super::tile::{Codes, ROWS};
 use std::arch::x86_64::*;
 
-/// How far ahead of the bytes in use the next ones are asked for.
-const PREFETCH: usize = 256;
-
-/// The first bytes of sixteen rows of at least `len` bytes each.
+/// The first bytes of sixteen rows of at least `len` bytes each. Who decodes them has asked for them (`matmul_i8`): to do so here, a
+/// few lines ahead, costs more than it gives.
 pub(super) struct Columns<'a> {
     rows: &'a [&'a [u8]; ROWS],
     len: usize,
@@ -26,12 +24,6 @@ impl<'a> Columns<'a> {
     #[inline]
     pub fn words(&self, at: usize) -> [__m512i; 4] {
         assert!(at + 16 <= self.len);
-        // Once per cache line or so. Sixteen rows are more streams than the processor follows by itself.
-        if at % 64 < 16 {
-            for row in self.rows {
-                _mm_prefetch::<_MM_HINT_T0>(row.as_ptr().wrapping_add(at + PREFETCH).cast());
-            }
-        }
         // Row 4 l + i goes to the 128-bit lane l of `by_row[i]`.
         let mut by_row = [_mm512_setzero_si512(); 4];
         for (i, by_row) in by_row.iter_mut().enumerate() {

@@ -53,6 +53,7 @@ pub(crate) fn load_tile(isa: Isa, ty: TensorType, rows: &[&[u8]; ROWS], tile: Ti
         Kind::Avx512 => {
             let load_tile: unsafe fn(&[&[u8]; ROWS], TileMut<'_>) = match ty {
                 TensorType::Q8_0 => q8_0::avx512::load_tile,
+                TensorType::Q2_K if iq2_xxs::vbmi::is_offered() => q2_k::vbmi::load_tile,
                 TensorType::Q2_K => q2_k::avx512::load_tile,
                 TensorType::Q4_K => q4_k::avx512::load_tile,
                 TensorType::IQ2_XXS if iq2_xxs::vbmi::is_offered() => iq2_xxs::vbmi::load_tile,

@@ -4,6 +4,8 @@
 
 #[cfg(target_arch = "x86_64")]
 pub(super) mod avx512;
+#[cfg(target_arch = "x86_64")]
+pub(super) mod vbmi;
 
 use super::super::tile::{Order, ROWS, TileMut};
 use super::f16_at;
@@ -29,6 +31,62 @@ pub(crate) fn load_tile(rows: &[&[u8]; ROWS], mut tile: TileMut<'_>) {
                     codes[i] = ((bytes[i] >> shift) & 3) * (packed[i / 16] & 15);
                 }
                 tile.put(Order::Along, group, row, &codes);
+            }
+        }
+    }
+}
+
+#[cfg(all(test, target_arch = "x86_64"))]
+mod tests {
+    use super::super::super::isa::Isa;
+    use super::super::super::tile::GROUP_CODES;
+    use super::super::iq2_xxs;
+    use super::*;
+
+    const BLOCKS: usize = 3;
+
+    /// Codes, scales, factors and scales of minima that a loader writes.
+    type Loaded = (Vec<[u8; GROUP_CODES]>, Vec<[f32; ROWS]>, Vec<[[i16; 2]; ROWS]>, Vec<[f32; ROWS]>);
+
+    fn loaded(rows: &[&[u8]; ROWS], load: impl Fn(&[&[u8]; ROWS], TileMut<'_>)) -> Loaded {
+        let mut codes = vec![[0xaa; GROUP_CODES]; 8 * BLOCKS];
+        let (mut scales, mut min_scales) = (vec![[f32::NAN; ROWS]; 8 * BLOCKS], vec![[f32::NAN; ROWS]; 8 * BLOCKS]);
+        let mut min_factors = vec![[[-1; 2]; ROWS]; 8 * BLOCKS];
+        load(
+            rows,
+            TileMut {
+                codes: &mut codes,
+                scales: &mut scales,
+                min_factors: &mut min_factors,
+                min_scales: &mut min_scales,
+                bias: 0,
+            },
+        );
+        (codes, scales, min_factors, min_scales)
+    }
+
+    /// A processor uses the best loader that it can; here each is asked.
+    #[test]
+    fn loaders_agree_on_random_blocks() {
+        let mut state = 1u32;
+        let mut bytes = vec![0u8; ROWS * BLOCKS * BLOCK_BYTES];
+        for byte in &mut bytes {
+            state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+            *byte = (state >> 24) as u8;
+        }
+        // Scales are numbers: infinities and the like would not equal themselves.
+        for block in bytes.chunks_exact_mut(BLOCK_BYTES) {
+            (block[81], block[83]) = (block[81] & 0x3f, block[83] & 0x3f);
+        }
+        let rows: [&[u8]; ROWS] =
+            std::array::from_fn(|row| &bytes[row * BLOCKS * BLOCK_BYTES..][..BLOCKS * BLOCK_BYTES]);
+        let expected = loaded(&rows, load_tile);
+        if Isa::available().iter().any(|isa| isa.to_string() == "avx512") {
+            // SAFETY: the processor has these instructions.
+            assert!(loaded(&rows, |rows, tile| unsafe { avx512::load_tile(rows, tile) }) == expected);
+            if iq2_xxs::vbmi::is_offered() {
+                // SAFETY: as above.
+                assert!(loaded(&rows, |rows, tile| unsafe { vbmi::load_tile(rows, tile) }) == expected);
             }
         }
     }

@@ -48,7 +48,7 @@ pub(in super::super) fn load_tile(rows: &[&[u8]; ROWS], tile: TileMut<'_>) {
 /// Bytes `first` and `second` of every 32-bit lane as its two 16-bit numbers.
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512vnni")]
 #[inline]
-fn spread(words: __m512i, first: usize, second: usize) -> __m512i {
+pub(super) fn spread(words: __m512i, first: usize, second: usize) -> __m512i {
     // Index bytes of the four words of a 128-bit lane; 0x80 gives a zero.
     let index = 0x8000_8000u32 | first as u32 | (second as u32) << 16;
     let lane = |word: i32| index as i32 + word * 0x0004_0004;
