@@ -58,6 +58,9 @@ DS4_DEVICE Feature batch_feature(const Compressor &c, const Span &span, u32 rati
     return {ptr<const float>(c.kv)[at], ptr<const float>(c.gate)[at] + ptr<const float>(c.ape)[position % ratio * c.width + channel]};
 }
 
+/// Most tokens of a window that overlaps with the one before.
+constexpr u32 kMostOverlap = 4;
+
 /// A frontier of overlapping windows: open window [4][2 dim] values, gates; previous first halves [4][dim] values, gates.
 struct Overlapping {
     float *kv, *gate, *previous_kv, *previous_gate;
@@ -70,24 +73,37 @@ DS4_DEVICE Overlapping overlapping_of(float *frontier, u32 dim, u32 ratio) {
 /// Softmax over the gates, weighted sum of the values: one channel of the window that ends at `position`.
 DS4_DEVICE float pool_overlapping(const Compressor &c, const Span &span, u32 ratio, const Overlapping &f, u32 position, u32 d) {
     u32 start = position + 1 - ratio;
-    Feature slots[8];
-    float most = -infinity();
-    for (u32 s = 0; s < 2 * ratio; s++) {
+    Feature slots[2 * kMostOverlap];
+    float bias[2 * kMostOverlap];
+    // All loads before what is made of them.
+#pragma unroll
+    for (u32 s = 0; s < 2 * kMostOverlap; s++) {
+        slots[s] = {0.0f, -infinity()}, bias[s] = 0.0f;
+        if (s >= 2 * ratio) continue;
         bool current = s >= ratio;
-        u32 slot = s % ratio, channel = current ? c.dim + d : d;
+        u32 slot = current ? s - ratio : s, channel = current ? c.dim + d : d;
         // Position of the token; windows before the first have none.
         int token = int(start) + int(s) - int(ratio);
+        const float *value = f.previous_kv + slot * c.dim + d, *gate = f.previous_gate + slot * c.dim + d;
         if (token >= int(span.first_position)) {
-            slots[s] = batch_feature(c, span, ratio, u32(token), channel);
+            u64 at = u64(span.first_row + u32(token) - span.first_position) * c.width + channel;
+            value = ptr<const float>(c.kv) + at, gate = ptr<const float>(c.gate) + at;
+            bias[s] = ptr<const float>(c.ape)[slot * c.width + channel];
         } else if (token >= int(span.first_position / ratio * ratio)) {
-            slots[s] = {f.kv[slot * c.width + channel], f.gate[slot * c.width + channel]};
-        } else {
-            slots[s] = {f.previous_kv[slot * c.dim + d], f.previous_gate[slot * c.dim + d]};
+            value = f.kv + slot * c.width + channel, gate = f.gate + slot * c.width + channel;
         }
+        slots[s] = {*value, *gate};
+    }
+    float most = -infinity(), sum = 0.0f, weighted = 0.0f;
+#pragma unroll
+    for (u32 s = 0; s < 2 * kMostOverlap; s++) {
+        // Only the batch's gates are without their bias; a zero changes no other.
+        slots[s].gate += bias[s];
         most = fmaxf(most, slots[s].gate);
     }
-    float sum = 0.0f, weighted = 0.0f;
-    for (u32 s = 0; s < 2 * ratio; s++) {
+#pragma unroll
+    for (u32 s = 0; s < 2 * kMostOverlap; s++) {
+        if (s >= 2 * ratio) continue;
         float weight = expf(slots[s].gate - most);
         sum += weight;
         weighted = fmaf(weight, slots[s].value, weighted);
@@ -216,14 +232,21 @@ DS4_DEVICE void move_frontier(const CacheParams &p, const Compressor &c, const S
             continue;
         }
         Overlapping f = overlapping_of(frontier, c.dim, ratio);
-        for (u32 s = 0; s < ratio; s++) {
-            // The last closed window's first half, before its slot is overwritten.
-            if (closed) {
+        if (closed) {
+            // The last closed window's first half, before its slots are overwritten.
+            Feature half[kMostOverlap];
+#pragma unroll
+            for (u32 s = 0; s < kMostOverlap; s++) {
+                if (s >= ratio) continue;
                 u32 token = (end / ratio - 1) * ratio + s;
-                Feature v = {f.kv[s * c.width + d], f.gate[s * c.width + d]};
-                if (token >= span.first_position) v = batch_feature(c, span, ratio, token, d);
-                f.previous_kv[s * c.dim + d] = v.value, f.previous_gate[s * c.dim + d] = v.gate;
+                half[s] = token >= span.first_position ? batch_feature(c, span, ratio, token, d)
+                                                       : Feature{f.kv[s * c.width + d], f.gate[s * c.width + d]};
             }
+#pragma unroll
+            for (u32 s = 0; s < kMostOverlap; s++)
+                if (s < ratio) f.previous_kv[s * c.dim + d] = half[s].value, f.previous_gate[s * c.dim + d] = half[s].gate;
+        }
+        for (u32 s = 0; s < ratio; s++) {
             u32 token = end / ratio * ratio + s;
             for (u32 channel = d; channel < c.width; channel += c.dim) {
                 if (token < end && token >= span.first_position) {
