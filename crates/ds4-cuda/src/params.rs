@@ -84,7 +84,7 @@ params! {
     Index {
         rows: u64, spans: u64, codes: u64, code_scales: u64, query: u64, head_weights: u64, scores: u64,
         selection: u64, selected: u64, place: LayerPlace, format: CacheFormat,
-        heads: u32, dim: u32, top_k: u32, first_row: u32, score_stride: u32, keys: u32,
+        heads: u32, dim: u32, top_k: u32, first_row: u32, score_stride: u32, keys: u32, count: u32, pad: u32,
     }
     Attend {
         rows: u64, spans: u64, hi: u64, lo: u64, kv_stored: u64, selection: u64, selected: u64, sinks: u64,

@@ -223,12 +223,15 @@ impl Executor {
         }
         let stride = self.score_stride();
         let at_once = self.score_rows();
-        // A block brings its row's queries once: in large batches for more keys.
+        // A block brings its rows' queries once: in large batches for more keys.
         let even = stride.div_ceil(self.device.multiprocessors() as usize).next_multiple_of(64);
+        let together = rows > MOST_GRAPH_ROWS && self.layout.format.exact == 0;
         let keys = if rows == 1 {
             even.min(1024)
         } else if rows <= MOST_GRAPH_ROWS {
             256
+        } else if together {
+            2048
         } else {
             1024
         };
@@ -252,8 +255,15 @@ impl Executor {
                 first_row: first as u32,
                 score_stride: stride as u32,
                 keys: keys as u32,
+                count: n,
+                pad: 0,
             };
-            self.launch("index_scores", [stride.div_ceil(keys) as u32, n, 1], 256, &index)?;
+            let blocks = stride.div_ceil(keys) as u32;
+            if together {
+                self.launch("index_scores_rows", [blocks, n.div_ceil(SCORED_TOGETHER), 1], 256, &index)?;
+            } else {
+                self.launch("index_scores", [blocks, n, 1], 256, &index)?;
+            }
             self.launch("index_top", [n, 1, 1], 1024, &index)?;
         }
         Ok(())
@@ -265,8 +275,9 @@ impl Executor {
         self.tensors.layers[layer].indexer.is_some() && self.batch.reach / config.ratios[layer] > config.idx_topk
     }
 
-    /// Attention; then the batch's rows enter rings and frontiers, unless they are `stored` already.
-    pub(super) fn attend(&self, layer: usize, stored: bool) -> Result<(), DeviceError> {
+    /// Attention; then the batch's rows enter rings and frontiers, unless they are `stored` already. `projected`: the output projection comes
+    /// before anybody looks at the result.
+    pub(super) fn attend(&self, layer: usize, stored: bool, projected: bool) -> Result<(), DeviceError> {
         let config = self.model.config();
         let work = &self.work;
         let rows = self.batch.rows as u32;
@@ -300,7 +311,7 @@ impl Executor {
         if stored && self.attends_raw(layer) {
             self.attend_one(layer, attend)?;
         } else if self.attends_by_rows() {
-            self.attend_rows(layer, attend)?;
+            self.attend_rows(layer, attend, projected)?;
         } else {
             let kernel = if exact { "attend_exact" } else { "attend_packed" };
             let head_tiles = config.n_head.div_ceil(16) as u32;
@@ -353,11 +364,14 @@ impl Executor {
             && self.device.shared_memory_limit() >= ATTEND_ROWS_MEMORY as usize
     }
 
-    fn attend_rows(&self, layer: usize, attend: params::Attend) -> Result<(), DeviceError> {
+    fn attend_rows(&self, layer: usize, mut attend: params::Attend, projected: bool) -> Result<(), DeviceError> {
         let config = self.model.config();
         let attended = &self.work.attended;
         let integers = super::is_int8(self.numerics.compute);
         let halves = integers && self.tensors.layers[layer].out_a.storage == Storage::F16;
+        if projected && self.is_fast(&self.tensors.layers[layer].out_a) {
+            attend.attended = 0;
+        }
         let rows = params::AttendRows {
             attend,
             out: attended.params,
@@ -405,6 +419,8 @@ impl Executor {
     }
 }
 
+/// Batch rows that a block of `index_scores_rows` has.
+const SCORED_TOGETHER: u32 = 8;
 /// Bytes of dynamic shared memory of the attention kernels: the larger one of `AttendMemory`'s two sizes.
 const ATTEND_MEMORY: u32 = 88 << 10;
 /// Of `attend_one` (`OneMemory`), the most bytes of a stored row, and the most chunks that its merging takes.

@@ -306,7 +306,10 @@ impl Executor {
                 Step::Append(_) if stored => {}
                 Step::Append(layer) => self.append(layer)?,
                 Step::Select(layer) => self.select(layer)?,
-                Step::Attend(layer) => self.attend(layer, std::mem::take(&mut stored))?,
+                Step::Attend(layer) => {
+                    let projected = steps.get(i + 1) == Some(&Step::AttentionOut(layer));
+                    self.attend(layer, std::mem::take(&mut stored), projected)?;
+                }
                 Step::AttentionOut(layer) => {
                     self.attention_out(layer)?;
                     output = Merged::Output;

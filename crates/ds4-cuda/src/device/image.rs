@@ -72,7 +72,12 @@ fn compile(name: &str, source: &str, (major, minor): (u32, u32)) -> Result<Vec<u
     }
     let options = nvrtc::CompileOptions {
         fmad: Some(false),
-        options: vec![format!("--gpu-architecture=compute_{major}{minor}{special}"), "--std=c++17".to_owned()],
+        options: vec![
+            format!("--gpu-architecture=compute_{major}{minor}{special}"),
+            "--std=c++17".to_owned(),
+            // This compiler takes generic lambdas for functions of the host otherwise.
+            "--device-as-default-execution-space".to_owned(),
+        ],
         name: Some(name.to_owned()),
         ..nvrtc::CompileOptions::default()
     };

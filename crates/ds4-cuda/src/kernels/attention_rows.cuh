@@ -177,8 +177,9 @@ DS4_DEVICE void finish_row(const AttendRowsParams &all, RowMemory &m, u32 row, u
             }
             bool write = head + h < p.heads;
             u32 place = min_u(head + h, p.heads - 1) * DIM + channel;
+            // Where the output projection comes next, nobody reads float32.
             float4 *to = reinterpret_cast<float4 *>(ptr<float>(p.attended) + u64(row) * p.heads * DIM + place);
-            if (write) to[0] = {v[0], v[1], v[2], v[3]}, to[1] = {v[4], v[5], v[6], v[7]};
+            if (write && p.attended != 0) to[0] = {v[0], v[1], v[2], v[3]}, to[1] = {v[4], v[5], v[6], v[7]};
             u64 at = u64(row * groups + place / all.out.cols) * all.out.blocks * 256 + place % all.out.cols;
             emit_eight(all.out, at, v, all.integers, all.halves, write);
         }

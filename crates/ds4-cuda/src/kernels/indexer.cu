@@ -9,6 +9,8 @@ struct IndexParams {
     u32 heads, dim, top_k, first_row, score_stride;
     /// Keys that one block scores.
     u32 keys;
+    /// Batch rows, from `first_row` on.
+    u32 count, pad;
 };
 
 constexpr int kHeadTiles = 4;
@@ -27,69 +29,99 @@ DS4_DEVICE void e2m1_halves(u32 codes, u32 &low, u32 &high) {
     low = byte_perm(upper, 0, 0x1404), high = byte_perm(upper, 0, 0x3424);
 }
 
-/// Rounded rows: products of doubled E2M1 values, exact as float16 with float32 sums, times both scales. Up to 64 heads of 128 channels. A
-/// warp keeps the row's queries in registers for all its keys.
+/// 2^-below as float16, in both halves. Nothing is left of it from 2^-25 on.
+DS4_DEVICE u32 half_power(u32 below) {
+    u32 half = float_to_half(as_float((127 - min_u(below, 100)) << 23));
+    return half | half << 16;
+}
+
+/// The largest of four bytes.
+DS4_DEVICE u32 largest_byte(u32 bytes) {
+    return max_u(max_u(bytes & 0xFF, bytes >> 8 & 0xFF), max_u(bytes >> 16 & 0xFF, bytes >> 24));
+}
+
+/// A packed key's factor: half of the largest scale of its groups, which its doubled codes are relative to.
+DS4_DEVICE float key_factor(u32 scales) { return 0.5f * e8m0_decode(largest_byte(scales)); }
+
+/// A row's queries as operands of up to 64 heads of 128 channels: doubled codes as float16, groups of 32 relative to the head's largest scale,
+/// and the heads' weights times that scale. All of these scales are powers of two: products and sums are what they would be with the scales
+/// applied afterwards, but for groups that are more than 2^20 times smaller than another one of their head or key.
+struct HeadOperands {
+    u32 a[kHeadTiles][4][8];
+    float weight[kHeadTiles][2];
+
+    DS4_MEMBER void load_from(const IndexParams &p, u32 row) {
+        u32 lane = threadIdx.x % 32, g = lane / 4, t = lane % 4;
+        const u8 *codes = ptr<const u8>(p.codes) + u64(row) * p.heads * 128;
+        const float *scales = ptr<const float>(p.code_scales) + u64(row) * p.heads * 4;
+        const float *weights = ptr<const float>(p.head_weights) + u64(row) * p.heads;
+#pragma unroll
+        for (int m = 0; m < kHeadTiles; m++)
+#pragma unroll
+            for (int k = 0; k < 2; k++) {
+                u32 h = m * 16 + k * 8 + g, inside = min_u(h, p.heads - 1);
+                float4 v = load<float4>(scales + inside * 4);
+                float scale[4] = {v.x, v.y, v.z, v.w}, most = fmaxf(fmaxf(v.x, v.y), fmaxf(v.z, v.w));
+                weight[m][k] = h < p.heads ? weights[inside] * most : 0.0f;
+#pragma unroll
+                for (int i = 0; i < 4; i++) {
+                    uint2 q = load<uint2>(codes + inside * 128 + i * 32 + t * 8);
+                    u32 halves[4], factor = half_power((as_bits(most) >> 23) - (as_bits(scale[i]) >> 23));
+                    bytes_to_halves(q.x, halves[0], halves[1]), bytes_to_halves(q.y, halves[2], halves[3]);
+#pragma unroll
+                    for (int e = 0; e < 4; e++) a[m][i][e * 2 + k] = mul_halves(halves[e], factor);
+                }
+            }
+    }
+    /// Adds the weighted scores of an octet of keys over this lane's heads, and over the other lanes': of keys 2t and 2t + 1. `b[i]`: group i
+    /// of key g.
+    DS4_MEMBER void score(const u32 (&b)[4][4], float &even, float &odd) const {
+        float acc[kHeadTiles][4] = {};
+        // Without a branch: what depends on each other is as far apart as can be.
+#pragma unroll
+        for (int i = 0; i < 4; i++)
+#pragma unroll
+            for (int half = 0; half < 2; half++)
+#pragma unroll
+                for (int m = 0; m < kHeadTiles; m++) {
+                    const u32 *q = a[m][i] + half * 4;
+                    mma_f16(acc[m], q[0], q[1], q[2], q[3], b[i][half * 2], b[i][half * 2 + 1]);
+                }
+        even = odd = 0.0f;
+#pragma unroll
+        for (int m = 0; m < kHeadTiles; m++) {
+            even = fmaf(weight[m][0], fmaxf(acc[m][0], 0.0f), even), even = fmaf(weight[m][1], fmaxf(acc[m][2], 0.0f), even);
+            odd = fmaf(weight[m][0], fmaxf(acc[m][1], 0.0f), odd), odd = fmaf(weight[m][1], fmaxf(acc[m][3], 0.0f), odd);
+        }
+        for (int mask = 4; mask < 32; mask *= 2) even += shuffle_xor(even, mask), odd += shuffle_xor(odd, mask);
+    }
+};
+
+/// Rounded rows, one batch row per block: a warp keeps its queries in registers for all its keys.
 DS4_DEVICE void score_packed(const IndexParams &p, u32 row, u32 visible, const u64 *pages) {
     u32 warp = threadIdx.x / 32, lane = threadIdx.x % 32, g = lane / 4, t = lane % 4;
-    const u8 *codes = ptr<const u8>(p.codes) + u64(row) * p.heads * 128;
-    const float *scales = ptr<const float>(p.code_scales) + u64(row) * p.heads * 4;
-    const float *weights = ptr<const float>(p.head_weights) + u64(row) * p.heads;
-    u32 a[kHeadTiles][4][8];
-    float scale[kHeadTiles][4][2], weight[kHeadTiles][2];
-#pragma unroll
-    for (int m = 0; m < kHeadTiles; m++)
-#pragma unroll
-        for (int k = 0; k < 2; k++) {
-            u32 h = m * 16 + k * 8 + g, inside = min_u(h, p.heads - 1);
-            weight[m][k] = h < p.heads ? weights[inside] : 0.0f;
-#pragma unroll
-            for (int i = 0; i < 4; i++) {
-                uint2 q = load<uint2>(codes + inside * 128 + i * 32 + t * 8);
-                bytes_to_halves(q.x, a[m][i][k], a[m][i][2 + k]), bytes_to_halves(q.y, a[m][i][4 + k], a[m][i][6 + k]);
-                scale[m][i][k] = scales[inside * 4 + i];
-            }
-        }
+    HeadOperands heads;
+    heads.load_from(p, row);
     u32 end = min_u(visible, (blockIdx.x + 1) * p.keys);
     mark(2);
     for (u32 first = blockIdx.x * p.keys + warp * 8; first < end; first += 64) {
         const u8 *key = index_row(p, pages, min_u(first + g, visible - 1));
-        u32 b[4][4];
+        u32 b[4][4], scales = load<u32>(key + 64), most = largest_byte(scales);
 #pragma unroll
         for (int i = 0; i < 4; i++) {
-            u32 word = load<u32>(key + i * 16 + t * 4);
+            u32 word = load<u32>(key + i * 16 + t * 4), factor = half_power(most - (scales >> (8 * i) & 0xFF));
             e2m1_halves(word, b[i][0], b[i][1]), e2m1_halves(word >> 16, b[i][2], b[i][3]);
+#pragma unroll
+            for (int e = 0; e < 4; e++) b[i][e] = mul_halves(b[i][e], factor);
         }
         const u8 *even = index_row(p, pages, min_u(first + 2 * t, visible - 1));
         const u8 *odd = index_row(p, pages, min_u(first + 2 * t + 1, visible - 1));
-        u32 even_scales = load<u32>(even + 64), odd_scales = load<u32>(odd + 64);
-        float k0[4], k1[4];
-#pragma unroll
-        for (int i = 0; i < 4; i++) {
-            k0[i] = 0.5f * e8m0_decode(even_scales >> (8 * i) & 0xFF);
-            k1[i] = 0.5f * e8m0_decode(odd_scales >> (8 * i) & 0xFF);
-        }
-        float sum0 = 0.0f, sum1 = 0.0f;
-#pragma unroll
-        for (int m = 0; m < kHeadTiles; m++) {
-            if (u32(m * 16) >= p.heads) break;
-            float acc[4] = {};
-#pragma unroll
-            for (int i = 0; i < 4; i++) {
-                float c[4] = {};
-                const u32(&q)[8] = a[m][i];
-                mma_f16(c, q[0], q[1], q[2], q[3], b[i][0], b[i][1]);
-                mma_f16(c, q[4], q[5], q[6], q[7], b[i][2], b[i][3]);
-                float s0 = scale[m][i][0], s1 = scale[m][i][1];
-                acc[0] = fmaf(c[0], s0 * k0[i], acc[0]), acc[1] = fmaf(c[1], s0 * k1[i], acc[1]);
-                acc[2] = fmaf(c[2], s1 * k0[i], acc[2]), acc[3] = fmaf(c[3], s1 * k1[i], acc[3]);
-            }
-            sum0 = fmaf(weight[m][0], fmaxf(acc[0], 0.0f), sum0), sum0 = fmaf(weight[m][1], fmaxf(acc[2], 0.0f), sum0);
-            sum1 = fmaf(weight[m][0], fmaxf(acc[1], 0.0f), sum1), sum1 = fmaf(weight[m][1], fmaxf(acc[3], 0.0f), sum1);
-        }
-        for (int mask = 4; mask < 32; mask *= 2) sum0 += shuffle_xor(sum0, mask), sum1 += shuffle_xor(sum1, mask);
+        float even_factor = key_factor(load<u32>(even + 64)), odd_factor = key_factor(load<u32>(odd + 64));
+        float sum0, sum1;
+        heads.score(b, sum0, sum1);
         float *scores = ptr<float>(p.scores) + u64(blockIdx.y) * p.score_stride + first + 2 * t;
-        if (g == 0 && first + 2 * t < visible) scores[0] = sum0;
-        if (g == 0 && first + 2 * t + 1 < visible) scores[1] = sum1;
+        if (g == 0 && first + 2 * t < visible) scores[0] = sum0 * even_factor;
+        if (g == 0 && first + 2 * t + 1 < visible) scores[1] = sum1 * odd_factor;
     }
 }
 
@@ -122,6 +154,8 @@ DS4_KERNEL(index_scores, 256, 1, IndexParams) {
     if (p.format.exact) score_exact(p, row, visible, pages);
     else score_packed(p, row, visible, pages);
 }
+
+#include "indexer_rows.cuh"
 
 /// Bins of a digit of the keys, and copies of the counters: threads that count in one bin wait for each other.
 constexpr u32 kBins = 2048, kCopies = 4;
