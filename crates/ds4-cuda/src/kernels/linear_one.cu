@@ -120,15 +120,20 @@ DS4_DEVICE void linear_units(const SmallProductParams &p) {
     wait_for_inputs();
 
     u32 staged = ~0u, turn = 0;
-    // Blocks without units have a part in what comes with the input.
-    if (mine.first >= mine.end) stage_input(p.input, 0, weights, input, scratch, slices, mix);
+    // Blocks without units have a part in what comes with the input. Before the units: its weights would take registers there.
+    if (is_made(p.input)) {
+        stage_made(p.input, weights, input, scratch, slices, mix);
+        sync_block();
+        mark(4);
+        staged = 0;
+    }
     for (u32 unit = mine.first, index = 0; unit < mine.end; unit += mine.step, turn ^= 1) {
         while (unit >= p.products[index].unit_end) index++;
         const SmallProduct &product = p.products[index];
         u32 row = product.group_rows == 0 ? 0 : (unit - product.unit_begin) * product.tiles * 16 / product.group_rows;
         if (row != staged) {
             if (staged != ~0u) sync_block();
-            stage_input(p.input, row, weights, input, scratch, slices, mix);
+            stage_row(p.input, row, input);
             sync_block();
             mark(4);
             staged = row;

@@ -201,31 +201,34 @@ DS4_DEVICE void stage_streamed(const OneInput &p, const Rows &to, const InputWei
     if (t == 32) merge_matrix(h, mix, factor, 0);
 }
 
-/// Row `row` of the input into shared memory. The block meets before and after.
-DS4_DEVICE void stage_input(const OneInput &p, u32 row, const InputWeights &weights, u8 *memory, float *scratch,
-                            float (&part)[kParts * kSums], float (&mix)[kSums]) {
+/// Row `row` of an input that is there, into shared memory. The block meets before and after.
+DS4_DEVICE void stage_row(const OneInput &p, u32 row, u8 *memory) {
     u32 padded = p.x.blocks * 256;
     Rows to = Staged{memory, padded}.rows(p.x);
     u64 at = u64(row) * padded;
-    switch (p.kind) {
-        case kGiven:
-            if (p.halves) {
-                // The longest part first.
-                u32 some = p.integers ? padded : 0;
-                copy_parts<4>({to.hi, to.lo, to.q, to.d}, {p.x.hi + at * 2, p.x.lo + at * 2, p.x.q + at, p.x.d + at / 8},
-                              {padded * 2, padded * 2, some, some / 8});
-            } else {
-                copy_parts<2>({to.q, to.d}, {p.x.q + at, p.x.d + at / 8}, {padded, padded / 8});
-            }
-            break;
-        case kFloats:
-            for (u32 i = threadIdx.x * 8; i < padded; i += blockDim.x * 8) {
-                float v[8];
-                load_eight(ptr<const float>(p.x.f) + u64(row) * p.x.stride, i, p.x.cols, v);
-                emit_eight(to, i, v, p.integers, p.halves);
-            }
-            break;
-        case kNormed: stage_normed(p, to, weights, scratch); break;
-        default: stage_streamed(p, to, weights, part, mix);
+    if (p.kind == kFloats) {
+        for (u32 i = threadIdx.x * 8; i < padded; i += blockDim.x * 8) {
+            float v[8];
+            load_eight(ptr<const float>(p.x.f) + u64(row) * p.x.stride, i, p.x.cols, v);
+            emit_eight(to, i, v, p.integers, p.halves);
+        }
+    } else if (p.halves) {
+        // The longest part first.
+        u32 some = p.integers ? padded : 0;
+        copy_parts<4>({to.hi, to.lo, to.q, to.d}, {p.x.hi + at * 2, p.x.lo + at * 2, p.x.q + at, p.x.d + at / 8},
+                      {padded * 2, padded * 2, some, some / 8});
+    } else {
+        copy_parts<2>({to.q, to.d}, {p.x.q + at, p.x.d + at / 8}, {padded, padded / 8});
     }
+}
+
+/// Whether the input is one row that is made of something else.
+DS4_DEVICE bool is_made(const OneInput &p) { return p.kind == kNormed || p.kind == kStreamed; }
+
+/// That row, in shared memory. The block meets before and after.
+DS4_DEVICE void stage_made(const OneInput &p, const InputWeights &weights, u8 *memory, float *scratch, float (&part)[kParts * kSums],
+                           float (&mix)[kSums]) {
+    Rows to = Staged{memory, p.x.blocks * 256}.rows(p.x);
+    if (p.kind == kNormed) stage_normed(p, to, weights, scratch);
+    else stage_streamed(p, to, weights, part, mix);
 }
