@@ -38,6 +38,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     let token = |i: usize| ProfileOptions::token(i, vocab);
 
     let mut sequence = backend.new_sequence();
+    let mut prompt_seconds = 0.0;
     for &context in &o.contexts {
         while sequence.len() < context {
             let n = o.chunk.min(context - sequence.len());
@@ -52,6 +53,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
             forward(&mut backend, &rows, &mut [&mut sequence])?;
             let logits = backend.read(Buffer::Logits)?;
             let seconds = started.elapsed().as_secs_f64();
+            prompt_seconds += seconds;
             println!(
                 "prefill to {:>7}: {:>8.1} t/s  ({:.1} ms, logit 0 {:.4})",
                 sequence.len(),
@@ -63,6 +65,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
                 table(&device)?;
             }
         }
+        println!("prompt of {context:>7}: {:>8.1} t/s as a whole", context as f64 / prompt_seconds);
         let state = layout.sequence_bytes(context) as u64;
         let memory = device.memory()?;
         println!(

@@ -11,8 +11,11 @@ use crate::device::counting::CountingDevice;
 use crate::device::{Device, DeviceError, DeviceMemory};
 use crate::tensors::DeviceTensors;
 
-/// Rows of a prefill step that scratch memory is planned for.
+/// Rows of a prefill step. More of them share decoded weights; each takes 1 MiB of the full shape.
 const PREFILL_ROWS: usize = 2048;
+/// The same on cards with at least [`LARGE`] bytes.
+const PREFILL_ROWS_LARGE: usize = 3072;
+const LARGE: u64 = 96 << 30;
 /// Left to the driver, graphs and kernels.
 const RESERVE: u64 = 512 << 20;
 
@@ -21,7 +24,9 @@ const RESERVE: u64 = 512 << 20;
 pub struct Residency {
     /// Weights as they lie on the device: a little more than in the file.
     pub weights: u64,
-    /// Activations of a prefill step of 2048 tokens.
+    /// Rows of a prefill step.
+    pub prefill_rows: usize,
+    /// Activations of such a step.
     pub scratch: u64,
     /// Window rings and compressor frontiers of one sequence.
     pub sequence: u64,
@@ -48,9 +53,11 @@ impl Residency {
         let weights = counting.used();
         drop(tensors);
         let layout = CacheLayout::new(config, Arc::new(StateLayout::new(config, options.numerics.kv)));
-        let scratch = scratch_bytes(&device, &counting, model, &layout, options.numerics, PREFILL_ROWS)?;
+        let prefill_rows = if memory.total >= LARGE { PREFILL_ROWS_LARGE } else { PREFILL_ROWS };
+        let scratch = scratch_bytes(&device, &counting, model, &layout, options.numerics, prefill_rows)?;
         Ok(Self {
             weights,
+            prefill_rows,
             scratch,
             sequence: layout.slot_bytes as u64,
             page: layout.page_bytes as u64,
@@ -127,6 +134,7 @@ mod tests {
         let memory = DeviceMemory { free, total: 80 << 30 };
         Residency {
             weights: 10 << 30,
+            prefill_rows: PREFILL_ROWS,
             scratch: 1 << 30,
             sequence: 4 << 20,
             page: 1 << 20,

@@ -12,8 +12,8 @@ pub struct EngineOptions {
     /// Sequences computed together. 1.
     pub parallel: usize,
     /// Prompt tokens per step, of all sequences together. More computes a prompt faster; fewer lets decoding
-    /// sequences and cancellations wait less. 512.
-    pub prefill_chunk: usize,
+    /// sequences and cancellations wait less. `None`: what the backend is quick with, 512 on most.
+    pub prefill_chunk: Option<usize>,
     /// Requests that may wait while `parallel` others run. 64.
     pub queue: usize,
     /// Context in tokens: prompt and answer together. `None`: what the model was made for.
@@ -33,7 +33,7 @@ impl Default for EngineOptions {
     fn default() -> Self {
         Self {
             parallel: 1,
-            prefill_chunk: 512,
+            prefill_chunk: None,
             queue: 64,
             ctx: None,
             retain: 4096,
@@ -47,8 +47,11 @@ impl Default for EngineOptions {
 impl EngineOptions {
     /// Checks the options against a model's context length and the memory that its states take, and returns the context to use.
     pub(crate) fn context(&self, model_context: usize, layout: &StateLayout) -> Result<usize, EngineError> {
-        let at_least_one =
-            [("parallel", self.parallel), ("prefill_chunk", self.prefill_chunk), ("event_buffer", self.event_buffer)];
+        let at_least_one = [
+            ("parallel", self.parallel),
+            ("prefill_chunk", self.prefill_chunk.unwrap_or(1)),
+            ("event_buffer", self.event_buffer),
+        ];
         if let Some((option, value)) = at_least_one.into_iter().find(|&(_, value)| value == 0) {
             return Err(EngineError::Option { option, value, expected: "at least 1".to_owned() });
         }

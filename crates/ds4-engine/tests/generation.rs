@@ -10,6 +10,7 @@ use ds4_engine::sampling::{Directive, Flow, Guide, SamplingParams, TokenMask};
 use ds4_engine::{
     Engine, EngineError, EngineOptions, Event, FinishReason, GenerationError, Prefill, Request, Started, Usage,
 };
+use ds4_model::Backend;
 use support::mock::{Control, Noted, greedy_answer, mock_backend};
 use support::{Forced, collect, tokenizer};
 
@@ -53,8 +54,17 @@ fn events_that_are_taken_late_tell_when_they_were_sent() {
 }
 
 #[test]
+fn a_prompt_alone_is_computed_in_steps_that_suit_the_backend() {
+    let (engine, _) = engine(EngineOptions { retain: 0, ..EngineOptions::default() });
+    let rows = mock_backend().0.prefill_rows();
+    let prompt: Vec<u32> = (0..2 * rows + 1).map(|i| 10 + (i % 50) as u32).collect();
+    let whole = collect(engine.submit(greedy(&prompt, 1)).expect("accepted"));
+    assert_eq!(whole.prefills.iter().map(|step| step.done).collect::<Vec<_>>(), [rows, 2 * rows, 2 * rows + 1]);
+}
+
+#[test]
 fn events_tell_the_whole_story() {
-    let (engine, control) = engine(EngineOptions { prefill_chunk: 3, retain: 0, ..EngineOptions::default() });
+    let (engine, control) = engine(EngineOptions { prefill_chunk: Some(3), retain: 0, ..EngineOptions::default() });
     let prompt = [10, 11, 12, 13, 14, 15, 16];
     let mut request = greedy(&prompt, 4);
     request.sampling.seed = Some(42);
@@ -127,7 +137,7 @@ fn options_that_make_no_sense_are_refused() {
     let default = EngineOptions::default;
     let cases = [
         (EngineOptions { parallel: 0, ..default() }, "engine option parallel is 0; it must be at least 1"),
-        (EngineOptions { prefill_chunk: 0, ..default() }, "prefill_chunk"),
+        (EngineOptions { prefill_chunk: Some(0), ..default() }, "prefill_chunk"),
         (EngineOptions { event_buffer: 0, ..default() }, "event_buffer"),
         (EngineOptions { ctx: Some(1), ..default() }, "engine option ctx is 1; it must be from 2 to"),
         (EngineOptions { ctx: Some(usize::MAX), ..default() }, "the context length of the model"),
@@ -260,7 +270,7 @@ fn a_drawn_seed_is_reported_and_repeats_the_answer() {
 
 #[test]
 fn cancelling_during_prefill_keeps_what_is_computed() {
-    let (engine, control) = engine(EngineOptions { prefill_chunk: 4, ..EngineOptions::default() });
+    let (engine, control) = engine(EngineOptions { prefill_chunk: Some(4), ..EngineOptions::default() });
     control.allow(1);
     let prompt: Vec<u32> = (0..20).collect();
     let generation = engine.submit(greedy(&prompt, 5)).expect("accepted");
@@ -295,7 +305,7 @@ fn the_next_turn_continues_the_state_of_the_last() {
 
 #[test]
 fn a_prompt_that_branches_off_at_a_snapshot_continues_it() {
-    let (engine, control) = engine(EngineOptions { retain: 8, prefill_chunk: 4, ..EngineOptions::default() });
+    let (engine, control) = engine(EngineOptions { retain: 8, prefill_chunk: Some(4), ..EngineOptions::default() });
     let prompt: Vec<u32> = (0..12).collect();
     let request = Request { snapshots: vec![10, 3], ..greedy(&prompt, 4) };
     let whole = collect(engine.submit(request).expect("accepted"));

@@ -175,7 +175,7 @@ fn a_request_that_memory_cannot_hold_is_refused_and_one_that_must_wait_waits() {
 #[test]
 fn a_side_request_neither_waits_for_a_long_prompt_nor_displaces_it() {
     let cost = Cost { step: Duration::from_millis(1), row: Duration::from_micros(100) };
-    let options = EngineOptions { parallel: 2, prefill_chunk: 64, ..EngineOptions::default() };
+    let options = EngineOptions { parallel: 2, prefill_chunk: Some(64), ..EngineOptions::default() };
     let engine = Engine::start(HashedBackend::with_cost(cost), tokenizer(), options).expect("valid options");
     let long = text(1, 3500);
     let mut main = engine.submit(Request { session: Some("main".to_owned()), ..greedy(&long, 5) }).expect("accepted");
@@ -246,7 +246,7 @@ fn options() -> impl Strategy<Value = EngineOptions> {
             let bytes = |tokens| (layout.layout().sequence_bytes(tokens) + layout.layout().sequence_bytes(0)) as u64;
             EngineOptions {
                 parallel,
-                prefill_chunk,
+                prefill_chunk: Some(prefill_chunk),
                 retain,
                 queue: 100,
                 // Answers are read one after the other, so none may wait to be read.

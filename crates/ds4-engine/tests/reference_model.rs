@@ -71,7 +71,8 @@ fn company_and_chunk_size_do_not_change_a_bit() {
     let expected: Vec<_> =
         (0..4).map(|number| bits(&collect(alone.submit(request(number)).expect("accepted")))).collect();
     for (parallel, prefill_chunk) in [(1, 3), (4, 1), (4, 3), (4, 127), (2, 512)] {
-        let options = EngineOptions { parallel, prefill_chunk, retain: 0, ..EngineOptions::default() };
+        let options =
+            EngineOptions { parallel, prefill_chunk: Some(prefill_chunk), retain: 0, ..EngineOptions::default() };
         let together = engine(KvPrecision::Model, options);
         let running: Vec<_> = (0..4).map(|number| together.submit(request(number)).expect("accepted")).collect();
         for (number, generation) in running.into_iter().enumerate() {

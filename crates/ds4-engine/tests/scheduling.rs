@@ -45,7 +45,7 @@ fn a_full_queue_refuses_and_a_finished_job_makes_room_at_once() {
 #[test]
 fn decoding_goes_on_beside_a_long_prefill() {
     let (engine, control) =
-        engine(EngineOptions { parallel: 3, prefill_chunk: 4, retain: 0, ..EngineOptions::default() });
+        engine(EngineOptions { parallel: 3, prefill_chunk: Some(4), retain: 0, ..EngineOptions::default() });
     control.allow(0);
     let short = engine.submit(greedy(&[1, 2], 6)).expect("a place");
     control.wait_for_step(1);

@@ -95,6 +95,11 @@ pub trait Backend {
         std::any::type_name::<Self>()
     }
 
+    /// Rows of one step of a prompt with which it is quick while nobody else waits, and for which its memory is planned.
+    fn prefill_rows(&self) -> usize {
+        512
+    }
+
     /// Prepares for a batch. The rows are valid (tokens inside the vocabulary, sequences at the right positions).
     fn begin(&mut self, rows: &Rows) -> Result<(), ModelError>;
 

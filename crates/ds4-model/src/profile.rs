@@ -76,6 +76,10 @@ impl<B: Backend> Backend for Profiled<'_, B> {
         self.backend.import(state)
     }
 
+    fn prefill_rows(&self) -> usize {
+        self.backend.prefill_rows()
+    }
+
     fn begin(&mut self, rows: &Rows) -> Result<(), ModelError> {
         self.time("begin", |b| b.begin(rows))
     }

@@ -20,12 +20,14 @@ pub struct CardFit {
     pub problem: Option<String>,
 }
 
-/// What lies in a card's memory. Sizes in bytes.
+/// What lies in a card's memory. Sizes in bytes, but for rows and tokens.
 #[derive(Clone, Debug, Serialize)]
 pub struct CardPlan {
     /// Weights as they are laid out on the card.
     pub weights: u64,
-    /// Activations of a prefill step.
+    /// Rows of a prefill step.
+    pub prefill_rows: usize,
+    /// Activations of such a step.
     pub scratch: u64,
     /// Kept free for the driver.
     pub reserve: u64,
@@ -44,6 +46,7 @@ impl CardFit {
             planned.as_ref().map_or_else(|e| Some(e.to_string()), |plan| plan.check().err().map(|e| e.to_string()));
         let plan = planned.ok().map(|plan| CardPlan {
             weights: plan.weights,
+            prefill_rows: plan.prefill_rows,
             scratch: plan.scratch,
             reserve: plan.reserve,
             headroom: plan.headroom(),

@@ -81,6 +81,7 @@ impl Needs {
 pub struct CudaBackend {
     model: Arc<Model>,
     numerics: Numerics,
+    prefill_rows: usize,
     device: Arc<dyn Device>,
     sequences: Sequences,
     executor: RefCell<Executor>,
@@ -98,7 +99,8 @@ impl CudaBackend {
         progress: &mut dyn FnMut(u64),
     ) -> Result<Self, DeviceError> {
         let config = model.config();
-        Residency::plan(&model, device.memory()?, options)?.check()?;
+        let plan = Residency::plan(&model, device.memory()?, options)?;
+        plan.check()?;
         let frequencies = [Frequencies::plain(config), Frequencies::compressed(config)];
         let frequencies: Vec<f32> = frequencies.iter().flat_map(|f| f.as_slice().to_vec()).collect();
         let tensors = DeviceTensors::load(&device, &model, options.share_weights, &frequencies, progress)?;
@@ -106,7 +108,8 @@ impl CudaBackend {
         let sequences = Sequences::new(&device, CacheLayout::new(config, Arc::clone(&host)))?;
         let layout = CacheLayout::new(config, host);
         let executor = Executor::new(&device, &model, tensors, layout, options.numerics)?;
-        Ok(Self { numerics: options.numerics, device, sequences, executor: RefCell::new(executor), model })
+        let executor = RefCell::new(executor);
+        Ok(Self { numerics: options.numerics, prefill_rows: plan.prefill_rows, device, sequences, executor, model })
     }
 
     /// The device.
@@ -183,6 +186,10 @@ impl Backend for CudaBackend {
 
     fn numerics(&self) -> Numerics {
         self.numerics
+    }
+
+    fn prefill_rows(&self) -> usize {
+        self.prefill_rows
     }
 
     fn new_sequence(&self) -> CudaSequence {

@@ -248,7 +248,8 @@ impl<B: Backend> Scheduler<'_, B> {
     fn step(&mut self, now: Instant) -> bool {
         let demands: Vec<Demand> = self.slots.iter_mut().map(|slot| slot.demand(now)).collect();
         let decoding = demands.iter().filter(|demand| **demand == Demand::Decode).count();
-        let shares = share(&demands, self.pace.rows(decoding, self.options.prefill_chunk));
+        let most = self.options.prefill_chunk.unwrap_or_else(|| self.backend.prefill_rows());
+        let shares = share(&demands, self.pace.rows(decoding, most));
         let rows: usize = shares.iter().sum();
         if rows == 0 {
             return false;

@@ -213,7 +213,7 @@ fn quoted_markup_in_the_reasoning_is_not_executed() {
 #[test]
 fn a_long_prefill_is_not_silent_and_the_first_chunk_comes_at_once() {
     let config = ServerConfig { keepalive: Duration::from_millis(60), ..ServerConfig::default() };
-    let server = Server::scripted(config, EngineOptions { prefill_chunk: 4, ..options() });
+    let server = Server::scripted(config, EngineOptions { prefill_chunk: Some(4), ..options() });
     server.answers("Hm.{{/think}}Yes.");
     server.script.set_step(Duration::from_millis(50));
     let mut body = ask("a b c d e f g h i j k l m n o p q r s t u v w x y z");

@@ -326,7 +326,7 @@ fn clients_that_are_slow_are_sent_away_and_others_are_not_kept_waiting() {
 
 #[test]
 fn a_client_that_breaks_off_anywhere_leaves_nothing_behind() {
-    let server = Server::scripted(ServerConfig::default(), EngineOptions { prefill_chunk: 8, ..options() });
+    let server = Server::scripted(ServerConfig::default(), EngineOptions { prefill_chunk: Some(8), ..options() });
     server.answers(&format!("{{{{/think}}}}{}", "word ".repeat(400)));
     server.script.set_step(Duration::from_millis(5));
     let body = json!({ "messages": [{ "role": "user", "content": "a b c d e f g h ".repeat(20) }], "stream": true })

@@ -417,7 +417,7 @@ fn large_integers_keep_their_digits() {
 /// Events of a prompt whose computation takes 50 steps of 10 ms, with a keepalive after each.
 fn slow(thinking: &str) -> Vec<(String, Value)> {
     let config = ServerConfig { keepalive: Duration::from_millis(4), ..ServerConfig::default() };
-    let server = Server::scripted(config, EngineOptions { prefill_chunk: 4, ..options() });
+    let server = Server::scripted(config, EngineOptions { prefill_chunk: Some(4), ..options() });
     server.answers(if thinking == "enabled" { "Hm.{{/think}}Yes." } else { "Yes." });
     server.script.set_step(Duration::from_millis(10));
     let body = with(ask(&"a b c d e f ".repeat(20)), json!({ "stream": true, "thinking": { "type": thinking } }));

@@ -217,7 +217,7 @@ fn a_failure_is_the_last_event_and_does_not_look_like_an_end() {
 #[test]
 fn a_long_prefill_repeats_in_progress_with_the_same_id() {
     let config = ServerConfig { keepalive: Duration::from_millis(60), ..ServerConfig::default() };
-    let server = Server::scripted(config, EngineOptions { prefill_chunk: 4, ..options() });
+    let server = Server::scripted(config, EngineOptions { prefill_chunk: Some(4), ..options() });
     server.answers("Hm.{{/think}}Yes.");
     server.script.set_step(Duration::from_millis(50));
     let body = json!({ "input": "a b c d e f g h i j k l m n o p q r s t u v w x y z", "stream": true });

@@ -38,9 +38,9 @@ pub struct BenchArgs {
     #[arg(long = "gen", value_name = "N", default_value_t = 16, value_parser = whole::<u32>(1..))]
     pub generate: u32,
 
-    /// Tokens per prefill step
-    #[arg(long, value_name = "N", default_value_t = 512, value_parser = whole::<u32>(1..=8192))]
-    pub prefill_chunk: u32,
+    /// Tokens per prefill step [default: as the server, 512; on NVIDIA cards 2048, with 96 GiB or more 3072]
+    #[arg(long, value_name = "N", value_parser = whole::<u32>(1..=8192))]
+    pub prefill_chunk: Option<u32>,
 
     /// Measure each length so often and take medians, for figures that can be repeated
     #[arg(long, value_name = "N", default_value_t = 1, value_parser = whole::<u16>(1..=1000), conflicts_with = "sessions")]

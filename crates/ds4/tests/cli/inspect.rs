@@ -61,6 +61,8 @@ fn a_card_is_planned_for_without_having_one() {
     assert_eq!((large["memory"].as_u64(), &large["problem"]), (Some(8 << 30), &Value::Null));
     let plan = |field: &str| large["plan"][field].as_u64().unwrap();
     assert_eq!(plan("weights") + plan("scratch") + plan("reserve") + plan("headroom"), 8 << 30);
+    // Steps of a prompt are longer where there is memory for them.
+    assert_eq!((&large["plan"]["prefill_rows"], &fits("140G")["plan"]["prefill_rows"]), (&json!(2048), &json!(3072)));
     // Laid out in tiles, a small model takes more than its file, but not several times as much.
     let file = std::fs::metadata(ds4_testdata::nano()).unwrap().len();
     assert!((file / 2..file * 4).contains(&plan("weights")), "{large}");

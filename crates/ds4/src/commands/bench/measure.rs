@@ -20,7 +20,7 @@ pub struct Plan {
     /// Tokens to decode at each.
     pub generate: usize,
     /// Tokens per prefill step.
-    pub prefill_chunk: usize,
+    pub prefill_chunk: Option<usize>,
     /// How often each context is measured, at least once; medians count.
     pub passes: usize,
 }
@@ -196,7 +196,8 @@ pub fn measure<B: Backend>(
     let layout = StateLayout::new(backend.model().config(), backend.numerics().kv);
     let vocab = backend.model().config().n_vocab;
     let token = |position: usize| (position.wrapping_mul(2_654_435_761) % vocab) as u32;
-    let warm_up = plan.contexts.first().copied().unwrap_or(0).clamp(1, plan.prefill_chunk);
+    let chunk = plan.prefill_chunk.unwrap_or_else(|| backend.prefill_rows());
+    let warm_up = plan.contexts.first().copied().unwrap_or(0).clamp(1, chunk);
     let a_pass = plan.contexts.last().copied().unwrap_or(0) + plan.contexts.len() * plan.generate;
     let progress = Progress::new("measuring", (warm_up + plan.passes * a_pass) as u64, Unit::Tokens);
     let mut done = 0;
@@ -238,7 +239,7 @@ pub fn measure<B: Backend>(
             reached = sequence.fork();
             let mut seconds = 0.0;
             while reached.len() < context {
-                let n = plan.prefill_chunk.min(context - reached.len());
+                let n = chunk.min(context - reached.len());
                 seconds += step(backend, &mut reached, n)?;
                 if interrupt.is_pressed() {
                     return Ok(None);

@@ -49,7 +49,7 @@ pub fn execute(args: &BenchArgs) -> anyhow::Result<Outcome> {
     let plan = Plan {
         contexts,
         generate: args.generate as usize,
-        prefill_chunk: args.prefill_chunk as usize,
+        prefill_chunk: args.prefill_chunk.map(|n| n as usize),
         passes: args.passes.into(),
     };
     let run = |args_of: &BackendArgs| {
@@ -113,7 +113,7 @@ fn measure_sessions(
         // The prompt and the token that follows it.
         long: (args.long as usize).min(config.context_length - 1),
         contexts,
-        prefill_chunk: args.prefill_chunk as usize,
+        prefill_chunk: args.prefill_chunk.map(|n| n as usize),
         folder: &folder,
     };
     let open = || AnyBackend::open_with(Arc::clone(model), &args.backend, args.synthetic.alias);
@@ -148,7 +148,7 @@ fn measure_sessions(
 /// # Errors
 /// The backend fails.
 pub fn quick<B: Backend>(backend: &mut B, interrupt: &Interrupt) -> anyhow::Result<Option<(f64, f64)>> {
-    let plan = Plan { contexts: vec![128], generate: 16, prefill_chunk: 64, passes: 1 };
+    let plan = Plan { contexts: vec![128], generate: 16, prefill_chunk: Some(64), passes: 1 };
     let report = measure::measure(backend, String::new(), |_| Ok(None), &plan, interrupt)?;
     Ok(report.and_then(|report| report.points.first().map(|point| (point.prefill.unwrap_or(0.0), point.decode))))
 }

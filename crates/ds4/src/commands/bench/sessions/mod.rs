@@ -44,7 +44,7 @@ pub struct SessionsPlan<'a> {
     /// Lengths of conversations that are resumed.
     pub contexts: Vec<usize>,
     /// Prompt tokens per step.
-    pub prefill_chunk: usize,
+    pub prefill_chunk: Option<usize>,
     /// Folder on the disk that is to be measured; a folder is made in it.
     pub folder: &'a Path,
 }
@@ -118,7 +118,7 @@ impl Bench<'_> {
 
     /// The first pass brings weights from disk and memory into use; it is nobody's speed.
     fn warm_up(&self, engine: &Engine) -> anyhow::Result<bool> {
-        let prompt = self.tokens(1, self.plan.prefill_chunk.min(256));
+        let prompt = self.tokens(1, self.plan.prefill_chunk.unwrap_or(256).min(256));
         Watched::start(engine, prompt, Some(2), "warm-up")?.follow(self.interrupt, |_| false)
     }
 
