@@ -16,8 +16,12 @@ fn main() {
         .opt_level(2)
         // A formula has the same bits wherever it is inlined: no contraction, as for the device.
         .flag("-ffp-contract=off")
+        // Kernels read registers as other types, which nvcc allows.
+        .flag("-fno-strict-aliasing")
+        // What this compiler has to say of code written for nvcc would hide what it says of other crates.
+        .warnings(false)
         .flag("-Wno-unknown-pragmas")
-        .flag("-Wno-unused-function")
+        .flag("-Wno-enum-compare")
         // Threads of a block change over with longjmp, which the checked variant takes for a mistake.
         .flag("-U_FORTIFY_SOURCE");
     if std::env::var("CARGO_CFG_TARGET_ARCH").as_deref() == Ok("x86_64") {
