@@ -151,7 +151,6 @@ pub(super) fn multiply(
             // SAFETY: the instructions are there and the registers configured for `places`.
             unsafe {
                 match places {
-                    1 => sixteen::<1>(bytes, arranged, &mut acc),
                     2 => sixteen::<2>(bytes, arranged, &mut acc),
                     4 => sixteen::<4>(bytes, arranged, &mut acc),
                     8 => sixteen::<8>(bytes, arranged, &mut acc),
@@ -213,7 +212,7 @@ unsafe fn sixteen<const N: usize>(weights: &[u8], x: &Activations, acc: &mut [f3
             let d_x = _mm512_loadu_ps(scales[g].as_ptr());
             for i in 0..N {
                 let rows = _mm512_add_epi32(rows, _mm512_set1_epi32((i * ROWS / N) as i32));
-                let d = if N == 1 { d } else { _mm512_permutexvar_ps(rows, d) };
+                let d = _mm512_permutexvar_ps(rows, d);
                 let sum = _mm512_loadu_si512(results.add(g % PLACES).cast::<i32>().add(i * ROWS).cast());
                 total[i] = _mm512_fmadd_ps(_mm512_cvtepi32_ps(sum), _mm512_mul_ps(d, d_x), total[i]);
             }
