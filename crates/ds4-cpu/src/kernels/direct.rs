@@ -13,6 +13,7 @@
 
 use super::activation::{GROUP, QuantizedRows};
 use super::aligned::AlignedVec;
+use super::int_micro::amx::Config;
 use super::isa::Isa;
 use super::matrix::{Matrix, Rows};
 use super::out::OutCols;
@@ -43,31 +44,6 @@ const LAG: usize = 3;
 const REST: usize = 2;
 /// Places for stored sums.
 const PLACES: usize = 4;
-
-/// Sizes of the tile registers.
-#[repr(C, align(64))]
-struct Config {
-    palette: u8,
-    start_row: u8,
-    reserved: [u8; 14],
-    row_bytes: [u16; 16],
-    rows: [u8; 16],
-}
-
-impl Config {
-    /// For `n` activation rows: registers 0 to 3 take sums, 4 and 6 weights (a row each), 5 and 7 activations (a quad each).
-    const fn new(n: usize) -> Config {
-        let (x, w) = (4 * n as u16, GROUP as u16);
-        let (weights, quads) = (ROWS as u8, QUADS as u8);
-        Config {
-            palette: 1,
-            start_row: 0,
-            reserved: [0; 14],
-            row_bytes: [x, x, x, x, w, x, w, x, 0, 0, 0, 0, 0, 0, 0, 0],
-            rows: [weights, weights, weights, weights, weights, quads, weights, quads, 0, 0, 0, 0, 0, 0, 0, 0],
-        }
-    }
-}
 
 /// Memory kept from call to call.
 #[derive(Default)]
@@ -133,7 +109,9 @@ pub(super) fn multiply(
     let places = n.next_power_of_two();
     SCRATCH.with_borrow_mut(|Scratch { x: arranged, last }| {
         arranged.fill(x, (rows, n), places);
-        let config = Config::new(places);
+        // Sixteen weight rows of a group, left; quads of the activation rows, right.
+        let x_bytes = 4 * places as u16;
+        let config = Config::new((ROWS as u8, x_bytes), (ROWS as u8, GROUP as u16), (QUADS as u8, x_bytes));
         // SAFETY: an `Isa` with tiles exists only where the processor and the system offer them; the configuration is one of
         // palette 1. The compiler uses none of these registers.
         unsafe { asm!("ldtilecfg [{}]", in(reg) &config, options(nostack, readonly, preserves_flags)) };

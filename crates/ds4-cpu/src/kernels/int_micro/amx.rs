@@ -52,7 +52,7 @@ pub(super) fn least_rows(ty: TensorType) -> Option<usize> {
 
 /// Sizes of the tile registers.
 #[repr(C, align(64))]
-struct Config {
+pub(in crate::kernels) struct Config {
     palette: u8,
     start_row: u8,
     reserved: [u8; 14],
@@ -61,16 +61,18 @@ struct Config {
 }
 
 impl Config {
-    /// For `rows` activation rows: registers 0 to 3 take sums, 4 and 6 activations (a row each), 5 and 7 weights (a quad each).
-    const fn new(rows: u8) -> Config {
-        const WEIGHTS: u8 = QUADS as u8;
-        Config {
-            palette: 1,
-            start_row: 0,
-            reserved: [0; 14],
-            row_bytes: [64, 64, 64, 64, 32, 64, 32, 64, 0, 0, 0, 0, 0, 0, 0, 0],
-            rows: [rows, rows, rows, rows, rows, WEIGHTS, rows, WEIGHTS, 0, 0, 0, 0, 0, 0, 0, 0],
-        }
+    /// Rows and bytes of a row of the registers 0 to 3, which take sums, of 4 and 6 (left operands) and of 5 and 7 (right ones).
+    pub(in crate::kernels) const fn new(sums: (u8, u16), left: (u8, u16), right: (u8, u16)) -> Config {
+        let (s, l, r) = (sums.1, left.1, right.1);
+        let row_bytes = [s, s, s, s, l, r, l, r, 0, 0, 0, 0, 0, 0, 0, 0];
+        let (s, l, r) = (sums.0, left.0, right.0);
+        let rows = [s, s, s, s, l, r, l, r, 0, 0, 0, 0, 0, 0, 0, 0];
+        Config { palette: 1, start_row: 0, reserved: [0; 14], row_bytes, rows }
+    }
+
+    /// For `rows` activation rows, left, and a quad of sixteen weight rows per row, right.
+    const fn of_rows(rows: u8) -> Config {
+        Config::new((rows, 64), (rows, 32), (QUADS as u8, 64))
     }
 }
 
@@ -91,7 +93,7 @@ impl Registers {
     /// The processor has AMX, and the operating system lets this process use it.
     pub unsafe fn take(rows: usize) -> Registers {
         let rows = rows.clamp(1, MOST_ROWS).next_multiple_of(STEP);
-        let config = Config::new(rows as u8);
+        let config = Config::of_rows(rows as u8);
         // SAFETY: the caller's promise; the configuration is one of palette 1. The compiler uses none of these registers.
         unsafe { asm!("ldtilecfg [{}]", in(reg) &config, options(nostack, readonly, preserves_flags)) };
         Registers { rows, of_this_thread: PhantomData }
